@@ -1,0 +1,29 @@
+//! Trits to bytes and back.
+
+use super::threads;
+use crate::error::Result;
+use crate::trits::{GroupLayout, TernaryMatrix, check_bytes, pack_row, unpack_row};
+
+/// Trits that one task moves.
+const BLOCK: usize = 1 << 16;
+
+/// Packs `trits [out, in]` into `packed [out, groups, group_bytes]`; refuses anything but -1, 0 and 1.
+pub fn pack(trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> {
+    for (row, bytes) in trits.chunks_exact(layout.in_dim()).zip(packed.chunks_exact_mut(layout.row_bytes())) {
+        pack_row(row, layout, bytes)?;
+    }
+    Ok(())
+}
+
+/// Unpacks a matrix into `trits [out, in]`; refuses bytes above 242 (SPEC 4).
+pub fn unpack(matrix: TernaryMatrix<'_>, trits: &mut [i8]) -> Result<()> {
+    check_bytes("trits", matrix.bytes())?;
+    let layout = matrix.layout();
+    let rows = (BLOCK / layout.in_dim()).max(1);
+    threads::for_each_block(trits, rows * layout.in_dim(), trits.len(), |block, trits| {
+        for (row, trits) in trits.chunks_exact_mut(layout.in_dim()).enumerate() {
+            unpack_row(matrix.row(block * rows + row), layout, trits);
+        }
+    });
+    Ok(())
+}

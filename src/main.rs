@@ -1,0 +1,5 @@
+//! The `ternax` command.
+
+fn main() {
+    ternax::logging::start();
+}

@@ -1,0 +1,283 @@
+//! The cxx bridge: the one place where raw buffers become views, and where panics stop.
+//!
+//! C++ decodes an XLA call frame into [`ffi::Input`]s and [`ffi::Output`]s; the functions here turn those into checked slices
+//! and hand them to [`handlers`]. The table at the end is all that Python needs to find: adding a custom call
+//! is one handler in C++, one function here and one line of the table.
+
+use std::any::Any;
+use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use half::{bf16, f16};
+
+use super::handlers::{self, Elements, ElementsMut, InPlace, Tensor, TensorMut};
+use crate::error::{Error, Result};
+
+#[cxx::bridge(namespace = "ternax")]
+mod ffi {
+    /// An operand that XLA lends for the duration of one call; row-major.
+    #[derive(Clone, Copy)]
+    struct Input<'a> {
+        data: *const u8,
+        dims: &'a [i64],
+        dtype: i32,
+    }
+
+    /// A result that XLA lends for the duration of one call; row-major.
+    struct Output<'a> {
+        data: *mut u8,
+        dims: &'a [i64],
+        dtype: i32,
+    }
+
+    extern "Rust" {
+        unsafe fn scale(exponent: Input<'_>, corr: Input<'_>, step: Input<'_>, scale: Output<'_>, group_size: i64, gain: f32)
+        -> Result<()>;
+        unsafe fn matmul(x: Input<'_>, trits: Input<'_>, scale: Input<'_>, y: Output<'_>, group_size: i64) -> Result<()>;
+        unsafe fn matmul_transposed(dy: Input<'_>, trits: Input<'_>, scale: Input<'_>, dx: Output<'_>, group_size: i64) -> Result<()>;
+        unsafe fn correlate(
+            x: Input<'_>,
+            dy: Input<'_>,
+            trits: Input<'_>,
+            score: Output<'_>,
+            votes: Output<'_>,
+            group_size: i64,
+        ) -> Result<()>;
+        unsafe fn correlate_dense(dw: Input<'_>, trits: Input<'_>, score: Output<'_>, group_size: i64) -> Result<()>;
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn accumulate(
+            corr: Input<'_>,
+            step: Input<'_>,
+            score: Input<'_>,
+            votes: Input<'_>,
+            new_corr: Output<'_>,
+            new_step: Output<'_>,
+            group_size: i64,
+            wanted_votes: i64,
+        ) -> Result<()>;
+        unsafe fn pack(trits: Input<'_>, packed: Output<'_>, group_size: i64) -> Result<()>;
+        unsafe fn unpack(packed: Input<'_>, trits: Output<'_>, group_size: i64) -> Result<()>;
+        unsafe fn dequantize(trits: Input<'_>, scale: Input<'_>, weights: Output<'_>, group_size: i64) -> Result<()>;
+    }
+}
+
+/// Codes of `XLA_FFI_DataType`.
+mod dtype {
+    pub const S8: i32 = 2;
+    pub const S32: i32 = 4;
+    pub const U8: i32 = 6;
+    pub const F16: i32 = 10;
+    pub const F32: i32 = 11;
+    pub const BF16: i32 = 16;
+}
+
+/// Runs `body` and turns a panic into an error: cxx itself would abort the process.
+fn guarded(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    crate::logging::start();
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Error::Panic(panic_message(payload))))
+}
+
+fn panic_message(payload: Box<dyn Any + Send>) -> String {
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => payload.downcast_ref::<&str>().map_or("unknown panic", |text| text).into(),
+    }
+}
+
+fn shape(operation: &'static str, argument: &'static str, dims: &[i64]) -> Result<Vec<usize>> {
+    let found = || Error::Argument { operation, argument, wanted: "have a static shape".into(), found: format!("{dims:?}") };
+    dims.iter().map(|&dim| usize::try_from(dim).map_err(|_| found())).collect()
+}
+
+fn unsupported(operation: &'static str, argument: &'static str, code: i32) -> Error {
+    let wanted = "be one of int8, uint8, int32, float16, bfloat16, float32".into();
+    Error::Argument { operation, argument, wanted, found: format!("XLA element type {code}") }
+}
+
+/// # Safety
+/// `data` points to `len` initialised elements of `T` that live and stay unwritten for `'a`, or `len` is 0.
+unsafe fn slice<'a, T>(data: *const u8, len: usize) -> &'a [T] {
+    if len == 0 {
+        return &[];
+    }
+    assert!(data.cast::<T>().is_aligned(), "XLA buffers are aligned to their elements");
+    // SAFETY: the caller's promise; the alignment was checked above.
+    unsafe { std::slice::from_raw_parts(data.cast(), len) }
+}
+
+/// # Safety
+/// As [`slice`], and nothing else reads or writes the elements for `'a`.
+unsafe fn slice_mut<'a, T>(data: *mut u8, len: usize) -> &'a mut [T] {
+    if len == 0 {
+        return &mut [];
+    }
+    assert!(data.cast::<T>().is_aligned(), "XLA buffers are aligned to their elements");
+    // SAFETY: the caller's promise; the alignment was checked above.
+    unsafe { std::slice::from_raw_parts_mut(data.cast(), len) }
+}
+
+/// # Safety
+/// `input` is an operand of the XLA call that is running: its buffer holds the elements that its shape says.
+unsafe fn read<'a>(operation: &'static str, argument: &'static str, input: ffi::Input<'a>) -> Result<Tensor<'a>> {
+    let shape = shape(operation, argument, input.dims)?;
+    let len = shape.iter().product();
+    // SAFETY: XLA keeps operands alive and unwritten while the call runs, and the element type is XLA's own.
+    let elements = unsafe {
+        match input.dtype {
+            dtype::S8 => Elements::I8(slice(input.data, len)),
+            dtype::U8 => Elements::U8(slice(input.data, len)),
+            dtype::S32 => Elements::I32(slice(input.data, len)),
+            dtype::F32 => Elements::F32(slice(input.data, len)),
+            dtype::F16 => Elements::F16(slice::<f16>(input.data, len)),
+            dtype::BF16 => Elements::BF16(slice::<bf16>(input.data, len)),
+            code => return Err(unsupported(operation, argument, code)),
+        }
+    };
+    Ok(Tensor { operation, argument, shape, elements })
+}
+
+/// # Safety
+/// `output` is a result of the XLA call that is running and shares no memory with any operand that is read.
+unsafe fn write<'a>(operation: &'static str, argument: &'static str, output: ffi::Output<'a>) -> Result<TensorMut<'a>> {
+    let shape = shape(operation, argument, output.dims)?;
+    let len = shape.iter().product();
+    // SAFETY: XLA gives results to this call alone while it runs, and the element type is XLA's own.
+    let elements = unsafe {
+        match output.dtype {
+            dtype::S8 => ElementsMut::I8(slice_mut(output.data, len)),
+            dtype::U8 => ElementsMut::U8(slice_mut(output.data, len)),
+            dtype::S32 => ElementsMut::I32(slice_mut(output.data, len)),
+            dtype::F32 => ElementsMut::F32(slice_mut(output.data, len)),
+            dtype::F16 => ElementsMut::F16(slice_mut::<f16>(output.data, len)),
+            dtype::BF16 => ElementsMut::BF16(slice_mut::<bf16>(output.data, len)),
+            code => return Err(unsupported(operation, argument, code)),
+        }
+    };
+    Ok(TensorMut { operation, argument, shape, elements })
+}
+
+/// A state that is updated: XLA passes the same buffer twice where it is donated, and two buffers elsewhere.
+///
+/// # Safety
+/// As [`read`] and [`write`]; the two may be the same buffer, but not overlap in part.
+unsafe fn in_place<'a>(argument: &'static str, old: ffi::Input<'a>, new: ffi::Output<'a>) -> Result<InPlace<'a>> {
+    const OPERATION: &str = "accumulate";
+    if old.dims != new.dims || old.dtype != dtype::S32 || new.dtype != dtype::S32 {
+        let found = format!("{:?} of type {} and {:?} of type {}", old.dims, old.dtype, new.dims, new.dtype);
+        return Err(Error::Argument { operation: OPERATION, argument, wanted: "be int32 with a result of its own shape".into(), found });
+    }
+    let same = std::ptr::eq(old.data, new.data);
+    let shape = shape(OPERATION, argument, old.dims)?;
+    // SAFETY: where the buffers are one, only the mutable view is made.
+    let old = if same { None } else { Some(unsafe { slice(old.data, shape.iter().product()) }) };
+    // SAFETY: the result belongs to this call alone.
+    let new = unsafe { slice_mut(new.data, shape.iter().product()) };
+    Ok(InPlace { argument, shape, old, new })
+}
+
+/// Defines bridge functions that view their operands and results and call the handler of the same name.
+macro_rules! bridged {
+    ($($name:ident($($input:ident),+ => $($output:ident),+; $($attribute:ident: $type:ty),*);)+) => {
+        $(
+            /// # Safety
+            /// The operands and results are those of the XLA call that is running.
+            unsafe fn $name($($input: ffi::Input<'_>,)+ $($output: ffi::Output<'_>,)+ $($attribute: $type),*) -> Result<()> {
+                guarded(|| {
+                    // SAFETY: the caller's promise; no result of these calls is aliased to an operand.
+                    $(let $input = unsafe { read(stringify!($name), stringify!($input), $input) }?;)+
+                    // SAFETY: as above.
+                    $(let $output = unsafe { write(stringify!($name), stringify!($output), $output) }?;)+
+                    handlers::$name($($input,)+ $($output,)+ $($attribute),*)
+                })
+            }
+        )+
+    };
+}
+
+bridged! {
+    scale(exponent, corr, step => scale; group_size: i64, gain: f32);
+    matmul(x, trits, scale => y; group_size: i64);
+    matmul_transposed(dy, trits, scale => dx; group_size: i64);
+    correlate(x, dy, trits => score, votes; group_size: i64);
+    correlate_dense(dw, trits => score; group_size: i64);
+    pack(trits => packed; group_size: i64);
+    unpack(packed => trits; group_size: i64);
+    dequantize(trits, scale => weights; group_size: i64);
+}
+
+/// # Safety
+/// The operands and results are those of the XLA call that is running; each state may share its buffer with its result.
+#[allow(clippy::too_many_arguments)]
+unsafe fn accumulate(
+    corr: ffi::Input<'_>,
+    step: ffi::Input<'_>,
+    score: ffi::Input<'_>,
+    votes: ffi::Input<'_>,
+    new_corr: ffi::Output<'_>,
+    new_step: ffi::Output<'_>,
+    group_size: i64,
+    wanted_votes: i64,
+) -> Result<()> {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (corr, step) = unsafe { (in_place("corr", corr, new_corr)?, in_place("step", step, new_step)?) };
+        // SAFETY: the caller's promise; scores and votes are never aliased.
+        let (score, votes) = unsafe { (read("accumulate", "score", score)?, read("accumulate", "votes", votes)?) };
+        handlers::accumulate(corr, step, score, votes, group_size, wanted_votes)
+    })
+}
+
+/// One line of the table of exported functions.
+#[repr(C)]
+pub struct Entry {
+    /// The custom call's or host function's name.
+    name: *const c_char,
+    /// `cpu` or `CUDA` for a custom call, `host` for a function that Python calls by itself.
+    platform: *const c_char,
+    /// The handler of the execute stage, or the host function.
+    execute: *const c_void,
+}
+
+// SAFETY: the pointers are to immutable static data and functions.
+unsafe impl Sync for Entry {}
+
+/// Declares the functions of the C++ shim and lists them.
+macro_rules! exported {
+    ($($platform:literal: $($name:ident = $symbol:ident),+;)+) => {
+        unsafe extern "C" { $($(fn $symbol();)+)+ }
+        static TABLE: &[Entry] = &[$($(Entry {
+            name: concat!(stringify!($name), "\0").as_ptr().cast(),
+            platform: concat!($platform, "\0").as_ptr().cast(),
+            execute: $symbol as *const c_void,
+        }),+),+];
+    };
+}
+
+exported! {
+    "cpu":
+        ternax_scale = ternax_cpu_scale,
+        ternax_matmul = ternax_cpu_matmul,
+        ternax_matmul_transposed = ternax_cpu_matmul_transposed,
+        ternax_correlate = ternax_cpu_correlate,
+        ternax_correlate_dense = ternax_cpu_correlate_dense,
+        ternax_accumulate = ternax_cpu_accumulate,
+        ternax_pack = ternax_cpu_pack,
+        ternax_unpack = ternax_cpu_unpack,
+        ternax_dequantize = ternax_cpu_dequantize;
+    "host":
+        ffi_version = ternax_host_ffi_version;
+}
+
+/// The table of exported functions; writes its length to `len`. rustc exports Rust symbols only, so that the C++ handlers
+/// are reached through here.
+///
+/// # Safety
+/// `len` is null or points to a writable `usize`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ternax_table(len: *mut usize) -> *const Entry {
+    if !len.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { *len = TABLE.len() };
+    }
+    TABLE.as_ptr()
+}
