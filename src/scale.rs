@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn integer_exponents_are_exact_powers_of_two() {
         for exponent in -128..=127_i8 {
-            assert_eq!(scale(exponent, 0, 0, 32, 4.0), 2f32.powi(i32::from(exponent)));
+            assert_eq!(f64::from(scale(exponent, 0, 0, 32, 4.0)), 2f64.powi(i32::from(exponent)));
         }
         assert_eq!(scale(-4, -32, 1, 32, 4.0), 2f32.powi(-8), "the example of SPEC 11");
     }
