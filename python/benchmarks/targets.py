@@ -1,0 +1,180 @@
+"""The CPU targets, measured at the level of jax programs: every row with what it had to reach beside it.
+
+    python python/benchmarks/targets.py [--threads N] [--seconds S]
+
+Ratios are peer / ternax, so that more is better; peers take turns with ternax in one process on the same processors. What only
+the kernels can show (shares of the FMA peak, scaling over threads) is in the Rust bench ``targets``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # else OpenBLAS picks its AVX2 kernels on AMD
+
+import ggml_peer
+import layer
+import measure
+
+SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row: a measured ratio, what it must reach and what it aims at."""
+
+    what: str
+    peer: str
+    ratio: float
+    must: float | None
+    aim: float | None
+
+    def cells(self) -> list[str]:
+        """The row as text."""
+        show = lambda v: "-" if v is None else f"{v:g}"
+        verdict = "-" if self.must is None else "met" if self.ratio >= self.must else "MISSED"
+        return [self.what, self.peer, f"{self.ratio:.2f}", show(self.must), show(self.aim), verdict]
+
+
+def forward(tokens: int, threads: int, seconds: float) -> list[Target]:
+    """y of one 4096 x 4096 layer."""
+    import jax
+    import numpy as np
+    import ternax as tx
+
+    w, dense, x, _ = layer.problem(tokens, SIZE, SIZE)
+    ours = jax.jit(tx.linear)
+    theirs = jax.jit(lambda w, x: x @ w.T)
+    dense_numpy, x_numpy = np.asarray(dense), np.asarray(x)
+    calls: dict[str, measure.Call] = {"ternax": lambda: ours(w, x), "XLA dense": lambda: theirs(dense, x)}
+    if tokens >= 128:
+        calls["OpenBLAS"] = lambda: x_numpy @ dense_numpy.T
+    if tokens == 1:
+        for name, kind in (("ggml TQ1_0 (int8 activations)", ggml_peer.TQ1_0), ("ggml TQ2_0 (int8 activations)", ggml_peer.TQ2_0)):
+            if call := ggml_peer.matmul(dense_numpy, x_numpy, kind, threads):
+                calls[name] = call
+    medians = measure.interleaved(calls, seconds=seconds)
+    own = medians.pop("ternax")
+    goals = {
+        "XLA dense": {1: (8, 12), 16: (3, 5)}.get(tokens, (1.75, 2.2)),
+        "OpenBLAS": (1.75, 2.2),
+        "ggml TQ1_0 (int8 activations)": (1.5, None),
+        "ggml TQ2_0 (int8 activations)": (None, 1.0),
+    }
+    return [Target(f"forward, {tokens} tokens", peer, taken / own, *goals[peer]) for peer, taken in medians.items()]
+
+
+def step(tokens: int, in_dim: int, out_dim: int, must: float, aim: float, seconds: float) -> Target:
+    """y, dx, scores and update against dense y, dx and dW."""
+    import jax
+
+    w, dense, x, dy = layer.problem(tokens, in_dim, out_dim)
+    ours = jax.jit(layer.ternary_step)
+
+    def dense_step(w: Any, x: Any, dy: Any) -> Any:
+        y, pullback = jax.vjp(lambda w, x: x @ w.T, w, x)
+        return y, pullback(dy)
+
+    theirs = jax.jit(dense_step)
+    medians = measure.interleaved({"ternax": lambda: ours(w, x, dy), "dense": lambda: theirs(dense, x, dy)}, seconds=seconds)
+    return Target(f"full step, ({tokens}, {in_dim}, {out_dim})", "XLA dense y, dx, dW", medians["dense"] / medians["ternax"], must, aim)
+
+
+def small_forward(tokens: int, in_dim: int, out_dim: int, seconds: float) -> Target:
+    """y of a small layer, call overhead included."""
+    import jax
+    import ternax as tx
+
+    w, dense, x, _ = layer.problem(tokens, in_dim, out_dim)
+    ours, theirs = jax.jit(tx.linear), jax.jit(lambda w, x: x @ w.T)
+    medians = measure.interleaved({"ternax": lambda: ours(w, x), "dense": lambda: theirs(dense, x)}, seconds=seconds)
+    return Target(f"forward, ({tokens}, {in_dim}, {out_dim})", "XLA dense", medians["dense"] / medians["ternax"], 1.0, 1.5)
+
+
+def bfloat16(tokens: int, seconds: float) -> list[Target]:
+    """bfloat16 activations against float32 ones: forward, and dx with the scores."""
+    import jax
+    import jax.numpy as jnp
+    import ternax as tx
+
+    w, _, x, dy = layer.problem(tokens, SIZE, SIZE)
+    half_x, half_dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
+    forward, group_size = jax.jit(tx.linear), w.group_size
+    scale = w.scale()
+    transposed = jax.jit(lambda dy: tx.ops.matmul_transposed(dy, w.trits, scale, in_dim=SIZE, group_size=group_size))
+    correlate = jax.jit(lambda x, dy: tx.ops.correlate(x, dy, w.trits, group_size=group_size))
+    calls = {
+        "forward": (lambda: forward(w, x), lambda: forward(w, half_x), 1.0, None),
+        "dx": (lambda: transposed(dy), lambda: transposed(half_dy), 1.6, 1.9),
+        "correlation": (lambda: correlate(x, dy), lambda: correlate(half_x, half_dy), 1.6, 1.9),
+    }
+    rows = []
+    for name, (single, half, must, aim) in calls.items():
+        medians = measure.interleaved({"float32": single, "bfloat16": half}, seconds=seconds)
+        ratio = medians["float32"] / medians["bfloat16"]
+        rows.append(Target(f"{name} in bfloat16, {tokens} tokens", "ternax float32", ratio, must, aim))
+    return rows
+
+
+def peak_memory() -> tuple[int, int]:
+    """Bytes that this process grew by at the worst during one first step at (512, 4096, 4096), and y + dx + scores + state.
+
+    Runs in a process of its own: ``python targets.py --memory``.
+    """
+    import jax
+
+    tokens, in_dim, out_dim = layer.MEMORY_SHAPE
+    w, dense, x, dy = layer.problem(tokens, in_dim, out_dim)
+    del dense
+    small = jax.block_until_ready(jax.jit(layer.ternary_step)(*_small_problem()))
+    del small
+    compiled = jax.jit(layer.ternary_step).lower(w, x, dy).compile()
+    status = lambda key: next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = status("VmRSS")
+    result = jax.block_until_ready(compiled(w, x, dy))
+    grown = status("VmHWM") - before
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(result)) + 4 * w.exponent.size
+    return grown, kept
+
+
+def _small_problem() -> tuple[Any, Any, Any]:
+    w, _, x, dy = layer.problem(8, 64, 64)
+    return w, x, dy
+
+
+def main() -> None:
+    """Prints the table and writes out/bench-targets-N.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="processors for every contender")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each row")
+    parser.add_argument("--memory", action="store_true", help="only print the growth of this process during one step")
+    options = parser.parse_args()
+    threads = measure.pin(options.threads)
+    if options.memory:
+        print(*peak_memory())
+        return
+    rows = [row for tokens in (1, 16, 128, 512, 2048) for row in forward(tokens, threads, options.seconds)]
+    rows += [step(1, SIZE, SIZE, 20, 30, options.seconds), step(512, SIZE, SIZE, 1.3, 1.5, options.seconds)]
+    for shape in ((8, 64, 64), (32, 256, 256)):
+        rows += [small_forward(*shape, options.seconds), step(*shape, 1.0, 1.5, options.seconds)]
+    rows += bfloat16(512, options.seconds)
+    print(f"\nratios peer / ternax, float32 unless said, medians, {threads} threads, {measure.processor()}\n")
+    print(measure.table(["what", "peer", "ratio", "must", "aim", ""], [row.cells() for row in rows]))
+    command = [sys.executable, __file__, "--memory", "--threads", str(threads)]
+    grown, kept = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    allowed = kept + threads * 4 * 2**20
+    print(f"\nmemory that one step at {layer.MEMORY_SHAPE} added at the worst: {grown / 2**20:.1f} MiB;")
+    print(f"results and scores with 4 MiB per thread: {allowed / 2**20:.1f} MiB")
+    path = layer.ROOT / "out" / f"bench-targets-{threads}.json"
+    measure.write_json(path, [vars(row) for row in rows], threads=threads, step_bytes=grown, allowed_bytes=allowed)
+
+
+if __name__ == "__main__":
+    main()
