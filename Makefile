@@ -42,14 +42,14 @@ test: lint test-rust test-python
 
 lint: $(VENV)/.group-test
 	cargo fmt --check
-	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets -- -D warnings
 	$(BIN)/clang-format --dry-run -Werror $(shell find cpp tests \( -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' \))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test-rust: $(VENV)/.group-test
-	$(CARGO) test --release
+	$(CARGO) test
 
 test-python: $(VENV)/.group-test
 	$(BIN)/python -m pytest
