@@ -1,1 +1,30 @@
-"""ternax."""
+"""ternax: neural-network layers whose persistent state is integers only, inside ordinary JAX programs."""
+
+from ternax import ops, reference
+from ternax._backend import backend
+from ternax.linear import Bound, bind, linear, rms_norm
+from ternax.optim import TernaryState, grad, update, value_and_grad, with_ternary
+from ternax.primitives import checkpoint_policy
+from ternax.weight import TernaryWeight, compact, expand, from_trits, init, init_norm
+
+__all__ = [
+    "Bound",
+    "TernaryState",
+    "TernaryWeight",
+    "backend",
+    "bind",
+    "checkpoint_policy",
+    "compact",
+    "expand",
+    "from_trits",
+    "grad",
+    "init",
+    "init_norm",
+    "linear",
+    "ops",
+    "reference",
+    "rms_norm",
+    "update",
+    "value_and_grad",
+    "with_ternary",
+]

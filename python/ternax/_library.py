@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import jax
+import jaxlib.version
 
 _HEADER = pathlib.Path("xla", "ffi", "api", "c_api.h")
 
@@ -49,9 +50,10 @@ def _runtime_version() -> int:
 def _check_version(built: int, running: int) -> None:
     """A handler runs where its FFI version is at most the runtime's; a newer one would break jax's whole CPU backend."""
     if built > running:
-        show = lambda v: f"{v // 1000}.{v % 1000}"
+        name = "{0[0]}.{0[1]}".format
         raise ImportError(
-            f"ternax was built against XLA FFI {show(built)}, but the installed jaxlib {jax.lib.__version__} has {show(running)}: "
+            f"ternax was built against XLA FFI {name(divmod(built, 1000))}, but the installed jaxlib {jaxlib.version.__version__} has "
+            f"{name(divmod(running, 1000))}: "
             "upgrade jaxlib, or rebuild ternax with this jaxlib's headers (XLA_FFI_INCLUDE_DIR)"
         )
 
