@@ -7,11 +7,15 @@
 //! | [`correlation`] | scores into the int64 correlation, votes, the invariant |
 //! | [`float`] | activation types |
 //! | [`cpu`] | the kernels, one file per operation |
+//! | [`checkpoint`] | safetensors files, in the layout of the PyTorch reference and in our own |
+//! | [`cli`] | the command `ternax` |
 //! | [`xla`] | the cxx bridge and one handler per custom call |
 //! | [`logging`] | `TERNAX_LOG` |
 //!
 //! Data flows one way: handlers decode a call into views, kernels compute on slices and know nothing of XLA.
 
+pub mod checkpoint;
+pub mod cli;
 pub mod correlation;
 pub mod cpu;
 pub mod error;

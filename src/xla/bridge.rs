@@ -5,12 +5,13 @@
 //! is one handler in C++, one function here and one line of the table.
 
 use std::any::Any;
-use std::ffi::{c_char, c_void};
+use std::ffi::{OsString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use half::{bf16, f16};
 
 use super::handlers::{self, Elements, ElementsMut, InPlace, Tensor, TensorMut};
+use crate::checkpoint::{self, Layout, exchange};
 use crate::error::{Error, Result};
 
 #[cxx::bridge(namespace = "ternax")]
@@ -58,6 +59,33 @@ mod ffi {
         unsafe fn pack(trits: Input<'_>, packed: Output<'_>, group_size: i64) -> Result<()>;
         unsafe fn unpack(packed: Input<'_>, trits: Output<'_>, group_size: i64) -> Result<()>;
         unsafe fn dequantize(trits: Input<'_>, scale: Input<'_>, weights: Output<'_>, group_size: i64) -> Result<()>;
+    }
+
+    /// What became of a host call.
+    struct Outcome {
+        /// 0: done; 1: refused, the input is wrong; 2: a bug of ours; 3: the system refused; below 0: it gave minus this number.
+        code: i32,
+        /// What was asked for, or what went wrong.
+        text: String,
+    }
+
+    /// Bytes that a host call reads.
+    struct Bytes<'a> {
+        bytes: &'a [u8],
+    }
+
+    /// Bytes that a host call writes.
+    struct Buffer<'a> {
+        bytes: &'a mut [u8],
+    }
+
+    extern "Rust" {
+        type CheckpointReader;
+        fn checkpoint_reader() -> Box<CheckpointReader>;
+        fn open(self: &mut CheckpointReader, path: &[u8], group_size: i64) -> Outcome;
+        fn read(self: &CheckpointReader, buffers: &mut [Buffer<'_>]) -> Outcome;
+        fn checkpoint_write(path: &[u8], torch: bool, description: &[u8], tensors: &[Bytes<'_>]) -> Outcome;
+        fn command(arguments: &[Bytes<'_>]) -> Outcome;
     }
 }
 
@@ -227,6 +255,81 @@ unsafe fn accumulate(
     })
 }
 
+/// Runs the body of a host call; errors and panics become codes.
+fn host_call(body: impl FnOnce() -> checkpoint::Result<String>) -> ffi::Outcome {
+    crate::logging::start();
+    let (code, text) = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(text)) => (0, text),
+        Ok(Err(error @ checkpoint::Error::Content { .. })) => (1, error.to_string()),
+        Ok(Err(error @ checkpoint::Error::System { .. })) => (error.system_number().map_or(3, |number| -number), error.to_string()),
+        Err(payload) => (2, Error::Panic(panic_message(payload)).to_string()),
+    };
+    ffi::Outcome { code, text }
+}
+
+/// The path or argument that Python's `os.fsencode` gives.
+#[cfg(unix)]
+fn os_string(bytes: &[u8]) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
+}
+
+/// The path that Python's `os.fsencode` gives: UTF-8 on these systems.
+#[cfg(not(unix))]
+fn os_string(bytes: &[u8]) -> OsString {
+    String::from_utf8_lossy(bytes).into_owned().into()
+}
+
+/// A checkpoint that Python reads.
+#[derive(Default)]
+pub struct CheckpointReader {
+    open: Option<(checkpoint::File, Option<usize>)>,
+}
+
+fn checkpoint_reader() -> Box<CheckpointReader> {
+    Box::default()
+}
+
+impl CheckpointReader {
+    /// Opens and checks a file, and describes it; `group_size` 0 stands for none.
+    fn open(&mut self, bytes: &[u8], group_size: i64) -> ffi::Outcome {
+        host_call(|| {
+            let file = checkpoint::File::open(os_string(bytes))?;
+            let group_size = usize::try_from(group_size).ok().filter(|&size| size > 0);
+            let description = exchange::describe(&file, group_size)?;
+            self.open = Some((file, group_size));
+            Ok(description)
+        })
+    }
+
+    /// Copies the described tensors into `buffers`.
+    fn read(&self, buffers: &mut [ffi::Buffer<'_>]) -> ffi::Outcome {
+        host_call(|| {
+            let (file, group_size) = self.open.as_ref().expect("a checkpoint is opened before it is read");
+            let mut buffers: Vec<&mut [u8]> = buffers.iter_mut().map(|buffer| &mut *buffer.bytes).collect();
+            exchange::read(file, *group_size, &mut buffers)?;
+            Ok(String::new())
+        })
+    }
+}
+
+fn checkpoint_write(bytes: &[u8], torch: bool, description: &[u8], tensors: &[ffi::Bytes<'_>]) -> ffi::Outcome {
+    host_call(|| {
+        let layout = if torch { Layout::Torch } else { Layout::Ternax };
+        let tensors: Vec<&[u8]> = tensors.iter().map(|tensor| tensor.bytes).collect();
+        exchange::write(os_string(bytes).as_ref(), layout, description, &tensors)?;
+        Ok(String::new())
+    })
+}
+
+/// Runs the command `ternax`; the text is its exit code.
+fn command(arguments: &[ffi::Bytes<'_>]) -> ffi::Outcome {
+    host_call(|| {
+        let arguments = arguments.iter().map(|argument| os_string(argument.bytes));
+        let code = crate::cli::run(arguments, &mut std::io::stdout(), &mut std::io::stderr());
+        Ok(code.to_string())
+    })
+}
+
 /// One line of the table of exported functions.
 #[repr(C)]
 pub struct Entry {
@@ -265,7 +368,13 @@ exported! {
         ternax_unpack = ternax_cpu_unpack,
         ternax_dequantize = ternax_cpu_dequantize;
     "host":
-        ffi_version = ternax_host_ffi_version;
+        ffi_version = ternax_host_ffi_version,
+        text = ternax_host_text,
+        checkpoint_open = ternax_host_checkpoint_open,
+        checkpoint_read = ternax_host_checkpoint_read,
+        checkpoint_close = ternax_host_checkpoint_close,
+        checkpoint_write = ternax_host_checkpoint_write,
+        command = ternax_host_command;
 }
 
 /// The table of exported functions; writes its length to `len`. rustc exports Rust symbols only, so that the C++ handlers
