@@ -21,7 +21,7 @@ Array = Any
     data_fields=["trits", "exponent", "corr", "step", "score", "votes", "bias"],
     meta_fields=["in_dim", "group_size", "gain"],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TernaryWeight:
     """A ternary matrix ``[out, in]`` with one learned scale per group of ``group_size`` inputs: a pytree of integers.
 
@@ -48,6 +48,12 @@ class TernaryWeight:
     in_dim: int
     group_size: int
     gain: float = 4.0
+
+    def __repr__(self) -> str:
+        """Sizes only: the leaves are large, and tracers or placeholders inside of transforms."""
+        shapes = {f.name: getattr(getattr(self, f.name), "shape", None) for f in dataclasses.fields(self)[:7]}
+        held = ", ".join(f"{name}={shape}" for name, shape in shapes.items() if shape is not None)
+        return f"TernaryWeight(in_dim={self.in_dim}, group_size={self.group_size}, gain={self.gain}, {held})"
 
     @property
     def out_dim(self) -> int:

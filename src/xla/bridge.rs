@@ -12,6 +12,7 @@ use half::{bf16, f16};
 
 use super::handlers::{self, Elements, ElementsMut, InPlace, Tensor, TensorMut};
 use crate::checkpoint::{self, Layout, exchange};
+use crate::cpu::isa::denormals::KeepDenormals;
 use crate::error::{Error, Result};
 
 #[cxx::bridge(namespace = "ternax")]
@@ -102,6 +103,7 @@ mod dtype {
 /// Runs `body` and turns a panic into an error: cxx itself would abort the process.
 fn guarded(body: impl FnOnce() -> Result<()>) -> Result<()> {
     crate::logging::start();
+    let _keep_denormals = KeepDenormals::new();
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Error::Panic(panic_message(payload))))
 }
 

@@ -1,5 +1,7 @@
 //! Instruction-set tiers and their run-time choice. The modules below hold the only SIMD of the crate.
 
+pub mod denormals;
+
 use std::sync::OnceLock;
 
 /// A set of instructions that kernels are written for.
