@@ -28,7 +28,8 @@ def scale(exponent, corr, step, group_size, gain):
     if step <= 0:
         return np.exp2(exponent.astype(np.float64)).astype(np.float32)
     quotient = np.asarray(corr, np.int64).astype(np.float32) / np.float32(step * group_size)
-    return np.exp2((exponent + quotient * np.float32(gain)).astype(np.float64)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.exp2((exponent + quotient * np.float32(gain)).astype(np.float64)).astype(np.float32)
 
 
 def dense(w):
