@@ -36,6 +36,10 @@ impl<'a> Contents<'a> {
             None => {
                 let mut dense = tensors;
                 let layers = torch::take_layers(metadata, &mut dense, group_size)?;
+                if layers.is_empty() {
+                    let wanted = format!("hold ternary layers, as T_packed and its companions or with the metadata {:?}", native::METADATA);
+                    return Err(Fault::new("a checkpoint", wanted, format!("{} other tensors", dense.len())));
+                }
                 Ok(Self { layout: Layout::Torch, layers, dense, dtypes: BTreeMap::new() })
             }
         }
@@ -139,7 +143,8 @@ impl<'m, 'a> Parts<'m, 'a> {
         }
     }
 
-    fn missing(&self, part: &str) -> Fault {
+    /// The fault of a layer without tensor `part`.
+    pub fn missing(&self, part: &str) -> Fault {
         Fault::tensor(&self.name(part), format!("be in the file, for layer {:?}", self.name), "no such tensor")
     }
 }

@@ -1,7 +1,7 @@
 //! The safetensors header: 8 bytes of length, then JSON from names to dtype, shape and place, then the tensors without gaps.
 //!
-//! The crate's own reader takes a name that stands twice, adds offsets without looking for overflow and does not say which
-//! tensor is at fault; files may come from anywhere, so the header is checked here, over the crate's types.
+//! The crate's own reader takes a name that stands twice and does not say which tensor is at fault, nor what it wanted; files
+//! may come from anywhere, so the header is checked here, over the crate's types.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -19,7 +19,7 @@
 //! | correlation | `corr` I64 `[*E, out, groups]` | `corr_accum` I64 `[out*groups]` |
 //! | step | `step` I64 `[*E]` | `step_counter` I64 `[1]` |
 //! | bias | `bias` I32 or float `[*E, out]` | `bias` I32 `[out]` |
-//! | the rest | `in_dim`, `group_size`, `gain` in the metadata `ternax` | `group_size` or `NAME.group_size` in the metadata; gain 4 |
+//! | the rest | `in_dim`, `group_size`, `gain`, whether there is a `bias`: JSON in the metadata `ternax` | `group_size` or `NAME.group_size` in the metadata; gain 4 |
 //!
 //! A layer `NAME` has its tensors under `NAME.`; a layer without a name has them as they are. `E` are ensemble dimensions.
 

@@ -36,6 +36,7 @@ struct Constants {
     in_dim: usize,
     group_size: usize,
     gain: f32,
+    bias: bool,
 }
 
 impl Manifest {
@@ -51,9 +52,13 @@ impl Manifest {
 
     /// The manifest of a file that holds `contents`.
     pub fn of(contents: &Contents<'_>) -> Self {
-        let constants =
-            |shape: &LayerShape| Constants { in_dim: shape.layout.in_dim(), group_size: shape.layout.group_size(), gain: shape.gain };
-        let layers = contents.layers.iter().map(|layer| (layer.name.clone(), constants(&layer.shape))).collect();
+        let constants = |layer: &Layer<'_>| Constants {
+            in_dim: layer.shape.layout.in_dim(),
+            group_size: layer.shape.layout.group_size(),
+            gain: layer.shape.gain,
+            bias: layer.bias.is_some(),
+        };
+        let layers = contents.layers.iter().map(|layer| (layer.name.clone(), constants(layer))).collect();
         Self { version: VERSION, layers, dtypes: contents.dtypes.clone() }
     }
 
@@ -86,7 +91,12 @@ fn take_layer<'a>(name: &str, constants: &Constants, tensors: &mut Tensors<'a>, 
     let corr = parts.take("corr", Dtype::I64, &per_group)?;
     let step = parts.take("step", Dtype::I64, ensemble)?;
     let is_bias = |dtype| matches!(dtype, Dtype::I32 | Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
-    let bias = parts.take_if("bias", &shape.with(&[*out_dim]), "I32, F16, BF16, F32 or F64", is_bias)?;
+    let bias = if constants.bias {
+        let bias = parts.take_if("bias", &shape.with(&[*out_dim]), "I32, F16, BF16, F32 or F64", is_bias)?;
+        Some(bias.ok_or_else(|| parts.missing("bias"))?)
+    } else {
+        None
+    };
     parts.finish(&PARTS)?;
     Ok(Layer { name: name.into(), shape, trits, exponent, corr, step, bias })
 }
