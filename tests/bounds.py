@@ -25,9 +25,9 @@ def product_difference(a: np.ndarray, w1: np.ndarray, w2: np.ndarray) -> np.ndar
 
     Each product ``a * T`` is rounded at most once more to be scaled, hence the extra two roundings.
     """
-    magnitude, w1, w2 = np.abs(a).astype(np.float64), w1.astype(np.float64), w2.astype(np.float64)
-    rounding = gamma(w1.shape[0] + 2) * (magnitude @ (np.abs(w1) + np.abs(w2)))
-    return rounding + magnitude @ np.abs(w1 - w2)
+    w1, w2 = w1.astype(np.float64), w2.astype(np.float64)
+    rounding = gamma(w1.shape[0] + 2) * (np.abs(w1) + np.abs(w2))
+    return np.abs(a).astype(np.float64) @ (rounding + np.abs(w1 - w2))
 
 
 def undecided_signs(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
