@@ -1,26 +1,132 @@
 //! The input gradient `dx = dy (S T)`.
+//!
+//! A dense product in the manner of Goto and van de Geijn (2008), whose packed right operand is made from the packed trits: a
+//! block of `S T` lives in a cache for as long as the tokens of a task need it, and nowhere else.
 
-use super::dequantize::dequantize_row;
+use super::isa::backward::{Backward, CHUNK, Fill, Order, Product, ROW_STRIDE, Word};
+use super::isa::{Loop, Tier, vectorise};
+use super::scratch::{self, Operand};
+use super::threads;
+use super::tiling::{Tile, balanced, tiles, wanted_tasks};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
+/// Most tokens of a task.
+const TOKENS: usize = 512;
+/// Most columns of a task, and what they are a multiple of.
+const COLUMNS: usize = 512;
+const COLUMN_STEP: usize = 64;
+/// Words between panels beyond their length, so that panels spread over the sets of a cache.
+const PANEL_GAP: usize = 16;
+
 /// `dx[m, i] = sum over o of dy[m, o] * scale[o, i / group_size] * T[o, i]`, summed in float32.
 ///
-/// `dy [tokens, out]`, `scale [out, groups]`, `dx [tokens, in]`, all row-major.
+/// `dy [tokens, out]`, `scale [out, groups]`, `dx [tokens, in]`, all row-major. bfloat16 products are used where they lose
+/// nothing: for bfloat16 `dy` and scales that bfloat16 holds, as [`super::scale`] makes them for such activations.
 pub fn matmul_transposed<D: Activation, X: Activation>(dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
-    let (layout, out_dim) = (matrix.layout(), matrix.out_dim());
-    let mut weights = vec![0.0; layout.in_dim()];
-    let mut sums = vec![0f32; dx.len()];
-    for row in 0..out_dim {
-        dequantize_row(matrix.row(row), &scale[row * layout.groups()..][..layout.groups()], layout, &mut weights);
-        for (token, sums) in sums.chunks_exact_mut(layout.in_dim()).enumerate() {
-            let dy = dy[token * out_dim + row].to_f32();
-            for (sum, w) in sums.iter_mut().zip(&weights) {
-                *sum += dy * w;
-            }
-        }
+    matmul_transposed_on(Tier::chosen(), dy, matrix, scale, dx);
+}
+
+/// [`matmul_transposed`] on a tier of this machine.
+pub fn matmul_transposed_on<D: Activation, X: Activation>(
+    tier: Tier,
+    dy: &[D],
+    matrix: TernaryMatrix<'_>,
+    scale: &[f32],
+    dx: &mut [X],
+) {
+    let kernels = Backward::of(tier);
+    match (D::as_bf16(dy), kernels.bfloat16) {
+        (Some(dy), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => run(tier, product, dy, matrix, scale, dx),
+        _ => run(tier, kernels.float32, dy, matrix, scale, dx),
     }
-    for (dx, sum) in dx.iter_mut().zip(sums) {
-        *dx = X::from_f32(sum);
+}
+
+/// Whether bfloat16 holds a float32 exactly.
+fn is_bf16(value: f32) -> bool {
+    value.to_bits() & 0xFFFF == 0
+}
+
+fn run<W: Word + Operand, D: Fill<W>, X: Activation>(
+    tier: Tier,
+    product: &Product<W>,
+    dy: &[D],
+    matrix: TernaryMatrix<'_>,
+    scale: &[f32],
+    dx: &mut [X],
+) {
+    let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
+    if out_dim == 0 {
+        return dx.fill(X::default());
+    }
+    let column_block = in_dim.div_ceil(wanted_tasks()).next_multiple_of(COLUMN_STEP).min(COLUMNS);
+    let work = dx.len() * out_dim;
+    let mut tasks = tiles(dx, in_dim, TOKENS, column_block);
+    log::debug!("matmul_transposed: {}, {} tasks of up to {column_block} columns, {} threads", product.name, tasks.len(), threads::count());
+    threads::for_each_block(&mut tasks, 1, work, |_, tasks| {
+        for task in tasks {
+            vectorise(tier, Task { product, dy, matrix, scale, task });
+        }
+    });
+}
+
+/// The product for some tokens and some columns.
+struct Task<'a, 'b, W: 'static, D, X> {
+    product: &'a Product<W>,
+    dy: &'a [D],
+    matrix: TernaryMatrix<'a>,
+    scale: &'a [f32],
+    task: &'a mut Tile<'b, X>,
+}
+
+impl<W: Word + Operand, D: Fill<W>, X: Activation> Loop for Task<'_, '_, W, D, X> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { product, dy, matrix, scale, task } = self;
+        let (out_dim, tokens) = (matrix.out_dim(), task.rows.len());
+        let slices = task.columns.len().div_ceil(product.columns);
+        let stride = CHUNK * product.columns + PANEL_GAP;
+        let left_len = tokens * ROW_STRIDE;
+        scratch::operands([left_len, slices * stride], |[left, right]| {
+            scratch::sums(tokens * slices * product.columns, |memory| {
+                let mut sums = Sums { memory, tokens, columns: product.columns };
+                for first in (0..out_dim).step_by(CHUNK * W::DEPTH) {
+                    let rows = first..out_dim.min(first + CHUNK * W::DEPTH);
+                    let steps = rows.len().div_ceil(W::DEPTH);
+                    (product.weights)(matrix, scale, rows.clone(), task.columns.clone(), right, stride);
+                    for (token, left) in task.rows.clone().zip(left.chunks_exact_mut(ROW_STRIDE)) {
+                        D::fill_along(&dy[token * out_dim..][rows.clone()], left);
+                    }
+                    for (slice, right) in right.chunks(stride).enumerate() {
+                        for rows in balanced(tokens, product.rows) {
+                            let left = &left[rows.start * ROW_STRIDE..];
+                            let sums = sums.tile(slice, rows.start, rows.len());
+                            (product.multiply)(rows.len(), left, Order::Rows, &right[..steps * product.columns], sums, first > 0);
+                        }
+                    }
+                }
+                for (token, piece) in task.pieces.iter_mut().enumerate() {
+                    for (slice, piece) in piece.chunks_mut(product.columns).enumerate() {
+                        X::narrow(&sums.tile(slice, token, 1)[..piece.len()], piece);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Float32 sums `[slices][tokens][columns]`, so that the sums of a tile are neighbours.
+struct Sums<'a> {
+    memory: &'a mut [f32],
+    tokens: usize,
+    columns: usize,
+}
+
+impl Sums<'_> {
+    /// The sums of some tokens in one slice of columns.
+    fn tile(&mut self, slice: usize, first: usize, tokens: usize) -> &mut [f32] {
+        &mut self.memory[(slice * self.tokens + first) * self.columns..][..tokens * self.columns]
     }
 }

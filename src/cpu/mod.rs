@@ -10,8 +10,10 @@ pub mod isa;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod pack;
+pub mod scratch;
 pub mod scale;
 pub mod threads;
+pub mod tiling;
 
 pub use accumulate::accumulate;
 pub use correlate::{correlate, correlate_dense};

@@ -1,8 +1,17 @@
 //! Instruction-set tiers and their run-time choice. The modules below hold the only SIMD of the crate.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod backward;
 pub mod denormals;
+mod portable;
+mod vectorise;
 
 use std::sync::OnceLock;
+
+pub use vectorise::{Loop, vectorise};
 
 /// A set of instructions that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +46,7 @@ impl Tier {
             Tier::Portable => true,
             Tier::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Tier::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt"),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => {
                 is_x86_feature_detected!("avx512f")

@@ -1,0 +1,113 @@
+//! What the kernel benchmarks share: problems, timing, and the peak of the same run.
+
+#![allow(dead_code, reason = "every benchmark is a crate of its own and uses a part of this")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use ternax::cpu::isa::{Loop, vectorise};
+use ternax::cpu::{Tier, threads};
+use ternax::float::Activation;
+use ternax::trits::{GroupLayout, TernaryMatrix, pack_row};
+
+/// Seconds that one measurement may take.
+const BUDGET: f64 = 0.6;
+
+/// The least and the median time of one call in seconds: the machine may be shared, and the least is what it can do.
+pub fn time(mut call: impl FnMut()) -> (f64, f64) {
+    call();
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 5 || (start.elapsed().as_secs_f64() < BUDGET && times.len() < 2000) {
+        let before = Instant::now();
+        call();
+        times.push(before.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    (times[0], times[times.len() / 2])
+}
+
+/// Independent chains of multiply-adds in registers: as many as hide the latency of two units.
+struct MultiplyAdds(usize);
+
+impl Loop for MultiplyAdds {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let mut chains = [[1f32; 16]; 16];
+        for _ in 0..self.0 {
+            for chain in &mut chains {
+                for value in chain {
+                    *value = value.mul_add(1.000_000_1, 1e-9);
+                }
+            }
+        }
+        chains.iter().flatten().sum()
+    }
+}
+
+/// Float32 operations per second of one thread at the most, a multiply-add counting two.
+pub fn fma_peak() -> f64 {
+    const STEPS: usize = 20_000;
+    let (least, _) = time(|| {
+        black_box(vectorise(Tier::chosen(), MultiplyAdds(black_box(STEPS))));
+    });
+    (2 * 256 * STEPS) as f64 / least
+}
+
+/// A problem with activations of one type.
+pub struct Problem<A> {
+    pub tokens: usize,
+    pub in_dim: usize,
+    pub out_dim: usize,
+    layout: GroupLayout,
+    packed: Vec<u8>,
+    pub scale: Vec<f32>,
+    pub x: Vec<A>,
+    pub dy: Vec<A>,
+}
+
+impl<A: Activation> Problem<A> {
+    pub fn new(tokens: usize, in_dim: usize, out_dim: usize, group_size: usize) -> Self {
+        let layout = GroupLayout::new(in_dim, group_size).expect("a lawful shape");
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 40
+        };
+        let mut packed = vec![0; out_dim * layout.row_bytes()];
+        for bytes in packed.chunks_exact_mut(layout.row_bytes()) {
+            let trits: Vec<i8> = (0..in_dim).map(|_| (random() % 3) as i8 - 1).collect();
+            pack_row(&trits, layout, bytes).expect("trits");
+        }
+        let scale = (0..out_dim * layout.groups()).map(|_| 2f32.powi((random() % 8) as i32 - 8)).collect();
+        let mut activations = |count| (0..count).map(|_| A::from_f32(random() as f32 / (1 << 23) as f32 - 1.0)).collect();
+        let (x, dy) = (activations(tokens * in_dim), activations(tokens * out_dim));
+        Self { tokens, in_dim, out_dim, layout, packed, scale, x, dy }
+    }
+
+    pub fn matrix(&self) -> TernaryMatrix<'_> {
+        TernaryMatrix::new(&self.packed, self.out_dim, self.layout)
+    }
+
+    pub fn groups(&self) -> usize {
+        self.out_dim * self.layout.groups()
+    }
+
+    /// Multiplications and additions of one product.
+    pub fn operations(&self) -> f64 {
+        2.0 * (self.tokens * self.in_dim * self.out_dim) as f64
+    }
+}
+
+/// Prints one row: times, GFLOP/s, and the share of the peak of all threads.
+pub fn report(name: &str, operations: f64, peak: f64, (least, median): (f64, f64)) {
+    let (rate, share) = (operations / least / 1e9, operations / least / peak / threads::count() as f64);
+    println!("{name:<48} {:9.3} ms (median {:9.3}) {rate:8.1} GFLOP/s {share:6.3} of peak", least * 1e3, median * 1e3);
+}
+
+/// The token counts asked for on the command line, or those of the target table.
+pub fn token_counts() -> Vec<usize> {
+    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    if asked.is_empty() { vec![1, 2, 4, 8, 16, 32, 128, 512, 2048] } else { asked }
+}

@@ -1,0 +1,20 @@
+//! AVX-512 with BW, DQ, VL and VBMI.
+
+mod panel;
+mod product;
+mod signs;
+mod window;
+
+use super::Tier;
+use super::backward::Backward;
+
+/// The backward kernels of this tier.
+pub(super) fn backward() -> Backward {
+    Backward {
+        tier: Tier::Avx512,
+        float32: &product::FLOAT32,
+        bfloat16: is_x86_feature_detected!("avx512bf16").then_some(&product::BFLOAT16),
+        trit_masks: signs::trit_masks,
+        compare: signs::compare,
+    }
+}

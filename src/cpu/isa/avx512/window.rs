@@ -1,0 +1,153 @@
+//! Packed bytes to trit digits, 64 columns at a time, for any group size.
+//!
+//! Two tables of 256 bytes turn a packed byte into its digits: the first four as 2-bit fields of one byte, and the fifth. A
+//! [`Window`] holds, for each of 64 lanes, which of these bytes and which field it takes; since no group of `n` trits has more
+//! than `n` bytes, 64 columns never span more than 64 bytes. Where they span 16 at most, four rows share one look-up.
+
+use std::arch::x86_64::*;
+
+use crate::trits::{GroupLayout, PLACES, TRITS_PER_BYTE};
+
+/// Columns of a window.
+pub const WIDTH: usize = 64;
+/// Rows that are unpacked together.
+pub const ROWS: usize = 4;
+
+/// `[first four digits as 2-bit fields, fifth digit]` of every byte; bytes above 242 read modulo 243.
+static DIGITS: [[u8; 256]; 2] = {
+    let mut digits = [[0; 256]; 2];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut place = 0;
+        while place < TRITS_PER_BYTE {
+            let digit = (byte / PLACES[place] as usize % 3) as u8;
+            if place < 4 {
+                digits[0][byte] |= digit << (2 * place);
+            } else {
+                digits[1][byte] = digit;
+            }
+            place += 1;
+        }
+        byte += 1;
+    }
+    digits
+};
+
+/// Where the digits of 64 columns of every row lie.
+pub struct Window {
+    /// The first byte of a row that they need.
+    first_byte: usize,
+    /// How many bytes from there.
+    span: usize,
+    /// For each lane the byte, and in bit 6 whether it is a fifth digit.
+    select: [u8; WIDTH],
+    /// For each lane the bit of its eight bytes at which its field starts.
+    shift: [u8; WIDTH],
+}
+
+impl Window {
+    /// The window of up to 64 columns from `first`; lane `l` takes column `first + column_of(l)`, or anything where the row has
+    /// no such column.
+    pub fn new(layout: GroupLayout, first: usize, column_of: impl Fn(usize) -> usize) -> Self {
+        let byte_of = |column: usize| {
+            let (group, position) = (column / layout.group_size(), column % layout.group_size());
+            group * layout.group_bytes() + position / TRITS_PER_BYTE
+        };
+        let last = layout.in_dim().min(first + WIDTH) - 1;
+        let first_byte = byte_of(first);
+        let mut window = Self { first_byte, span: byte_of(last) + 1 - first_byte, select: [0; WIDTH], shift: [0; WIDTH] };
+        for lane in 0..WIDTH {
+            let column = first + column_of(lane);
+            if column > last {
+                continue;
+            }
+            let place = column % layout.group_size() % TRITS_PER_BYTE;
+            let (fifth, field) = if place < 4 { (0, 2 * place) } else { (64, 0) };
+            window.select[lane] = (byte_of(column) - first_byte + fifth) as u8;
+            window.shift[lane] = (8 * (lane % 8) + field) as u8;
+        }
+        window
+    }
+}
+
+/// The tables in registers.
+#[derive(Clone, Copy)]
+pub struct Tables {
+    fields: [__m512i; 4],
+    fifth: [__m512i; 4],
+}
+
+/// 64 bytes of a table.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+pub fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers 64 bytes.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Looks 64 bytes up in a table of 256.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn look_up(table: &[__m512i; 4], bytes: __m512i) -> __m512i {
+    let low = _mm512_permutex2var_epi8(table[0], bytes, table[1]);
+    let high = _mm512_permutex2var_epi8(table[2], bytes, table[3]);
+    _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high)
+}
+
+/// The `N` bytes from `at`, with anything past the end.
+#[inline(always)]
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let bytes = bytes.get(at..).unwrap_or_default();
+    match bytes.first_chunk() {
+        Some(chunk) => *chunk,
+        None => {
+            let mut chunk = [0; N];
+            chunk[..bytes.len()].copy_from_slice(bytes);
+            chunk
+        }
+    }
+}
+
+impl Tables {
+    /// Loads the tables.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn new() -> Self {
+        let registers = |table: &'static [u8; 256]| {
+            let parts = table.as_chunks::<64>().0;
+            [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])]
+        };
+        Self { fields: registers(&DIGITS[0]), fifth: registers(&DIGITS[1]) }
+    }
+
+    /// The digits (0, 1, 2) of a window in the four rows that start at byte `row`, `row + row_bytes`, ... of `bytes`. Rows past
+    /// the end of `bytes` give anything.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn digits(&self, window: &Window, bytes: &[u8], row: usize, row_bytes: usize) -> [__m512i; ROWS] {
+        let first = row + window.first_byte;
+        let (select, shift) = (load(&window.select), load(&window.shift));
+        let extract = |fields, fifth, select| {
+            let bytes = _mm512_permutex2var_epi8(fields, select, fifth);
+            _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), _mm512_set1_epi8(3))
+        };
+        if window.span <= 16 {
+            let quarter = |index| {
+                let bytes = bytes_at::<16>(bytes, first + index * row_bytes);
+                // SAFETY: the array has 16 bytes.
+                unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+            };
+            let packed = _mm512_castsi128_si512(quarter(0));
+            let packed = _mm512_inserti32x4::<1>(packed, quarter(1));
+            let packed = _mm512_inserti32x4::<2>(packed, quarter(2));
+            let packed = _mm512_inserti32x4::<3>(packed, quarter(3));
+            let (fields, fifth) = (look_up(&self.fields, packed), look_up(&self.fifth, packed));
+            [0, 16, 32, 48].map(|quarter| extract(fields, fifth, _mm512_add_epi8(select, _mm512_set1_epi8(quarter))))
+        } else {
+            [0, 1, 2, 3].map(|index| {
+                let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
+                extract(look_up(&self.fields, packed), look_up(&self.fifth, packed), select)
+            })
+        }
+    }
+}

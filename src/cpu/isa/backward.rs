@@ -1,0 +1,204 @@
+//! What the two dense products of the backward pass need of a tier: one table of functions for each.
+//!
+//! Both products run on register tiles, `ROWS x COLUMNS` float32 sums that take one step of the summed index at a time from a
+//! left operand (one value broadcast per row) and a right panel (one value per column). A word of an operand is one float32,
+//! or two bfloat16 that stand for two steps.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{Tier, portable};
+use crate::float::Activation;
+use crate::trits::TernaryMatrix;
+
+/// Steps (words) of one chunk of the summed index of `dx`, which fix the distance between rows of a left operand by rows.
+pub const CHUNK: usize = 256;
+/// Words from one row to the next of a left operand in [`Order::Rows`]: a chunk and a cache line, so that rows spread over
+/// the sets of a cache.
+pub const ROW_STRIDE: usize = CHUNK + 16;
+/// Words from one step to the next of a left operand in [`Order::Steps`]; no tile has more rows.
+pub const STEP_STRIDE: usize = 16;
+
+/// How a left operand lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `[rows][ROW_STRIDE]`, one word per step.
+    Rows,
+    /// `[steps][STEP_STRIDE]`, one word per row.
+    Steps,
+}
+
+impl Order {
+    /// Checks that the operands of a micro-kernel hold `rows` rows, and returns the steps of the panel.
+    pub(super) fn check<W>(self, rows: usize, left: &[W], right: &[W], sums: &[f32], columns: usize) -> usize {
+        let steps = right.len() / columns;
+        let words = match self {
+            Order::Rows => (rows - 1) * ROW_STRIDE + steps,
+            Order::Steps => steps.saturating_sub(1) * STEP_STRIDE + rows,
+        };
+        assert!(steps == 0 || left.len() >= words, "a left operand of {words} words");
+        assert!(sums.len() >= rows * columns, "sums of {rows} rows");
+        steps
+    }
+}
+
+/// A word of the operands of a product.
+pub trait Word: Copy + Default + Send + Sync + 'static {
+    /// Steps of the summed index in one word.
+    const DEPTH: usize;
+}
+
+impl Word for f32 {
+    const DEPTH: usize = 1;
+}
+
+impl Word for u32 {
+    const DEPTH: usize = 2;
+}
+
+/// Activations that fill words of type `W`.
+pub trait Fill<W: Word>: Activation {
+    /// Words whose steps are rows: word `i` is element `i` of `rows[0]`, and of `rows[1]` (0 where it is missing).
+    fn fill_across(rows: [Option<&[Self]>; 2], words: &mut [W]);
+    /// Words whose steps are neighbours: word `i` is elements `DEPTH * i ..` of `row`, then zeros.
+    fn fill_along(row: &[Self], words: &mut [W]);
+}
+
+impl<A: Activation> Fill<f32> for A {
+    #[inline(always)]
+    fn fill_across([first, _]: [Option<&[Self]>; 2], words: &mut [f32]) {
+        if let Some(first) = first {
+            A::widen(first, words);
+        }
+    }
+    #[inline(always)]
+    fn fill_along(row: &[Self], words: &mut [f32]) {
+        A::widen(row, words);
+    }
+}
+
+/// Two bfloat16 in one word, the earlier step in the low half.
+#[inline(always)]
+fn pair(first: bf16, second: bf16) -> u32 {
+    u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+}
+
+impl Fill<u32> for bf16 {
+    #[inline(always)]
+    fn fill_across(rows: [Option<&[Self]>; 2], words: &mut [u32]) {
+        match rows {
+            [Some(first), Some(second)] => {
+                for ((word, &first), &second) in words.iter_mut().zip(first).zip(second) {
+                    *word = pair(first, second);
+                }
+            }
+            [Some(first), None] => {
+                for (word, &first) in words.iter_mut().zip(first) {
+                    *word = pair(first, bf16::ZERO);
+                }
+            }
+            [None, _] => words.fill(0),
+        }
+    }
+    #[inline(always)]
+    fn fill_along(row: &[Self], words: &mut [u32]) {
+        let (pairs, rest) = row.as_chunks::<2>();
+        for (word, &[first, second]) in words.iter_mut().zip(pairs) {
+            *word = pair(first, second);
+        }
+        if let ([last], Some(word)) = (rest, words.get_mut(pairs.len())) {
+            *word = pair(*last, bf16::ZERO);
+        }
+    }
+}
+
+/// `sums[row][column] (+)= sum over the steps of left[row] * right[column]`: arguments are the rows, the left operand and
+/// its order, the right panel `[steps][columns]`, the sums `[rows][columns]`, and whether the sums go on from what they hold.
+/// Every sum takes its steps one after another, so that cutting them into chunks changes no bit.
+pub type Multiply<W> = fn(usize, &[W], Order, &[W], &mut [f32], bool);
+
+/// Writes `S T` of some rows and columns of a matrix into right panels that lie `stride` words apart.
+pub type Weights<W> = fn(TernaryMatrix<'_>, &[f32], Range<usize>, Range<usize>, &mut [W], usize);
+
+/// Register tiles over words of one type.
+pub struct Product<W: 'static> {
+    /// What it is called in the log.
+    pub name: &'static str,
+    /// Most rows of a tile.
+    pub rows: usize,
+    /// Columns of a tile: at most 32.
+    pub columns: usize,
+    /// The micro-kernel.
+    pub multiply: Multiply<W>,
+    /// Panels of `S T`.
+    pub weights: Weights<W>,
+}
+
+/// Where the trits of up to 32 columns are +1 and where -1, one bit per column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TritMask {
+    /// Columns of trit 1.
+    pub plus: u32,
+    /// Columns of trit -1.
+    pub minus: u32,
+}
+
+/// Columns whose gradient has the sign of the trit, and columns where it has the opposite one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreement {
+    /// Same sign.
+    pub same: u32,
+    /// Opposite signs.
+    pub opposite: u32,
+}
+
+impl TritMask {
+    /// Compares with the columns of positive and of negative gradients.
+    #[inline(always)]
+    pub fn compare(self, positive: u32, negative: u32) -> Agreement {
+        Agreement {
+            same: positive & self.plus | negative & self.minus,
+            opposite: positive & self.minus | negative & self.plus,
+        }
+    }
+}
+
+/// Trit masks of some rows and columns of a matrix, in slices of `width` columns: `masks[slice * rows + row]`.
+pub type TritMasks = fn(TernaryMatrix<'_>, Range<usize>, Range<usize>, usize, &mut [TritMask]);
+
+/// Compares `gradients [rows][columns]` with one mask per row. The sign is SPEC 20's: NaN and both zeros have none.
+pub type Compare = fn(&[f32], &[TritMask], &mut [Agreement]);
+
+/// All that the backward kernels need of a tier.
+pub struct Backward {
+    /// The tier.
+    pub tier: Tier,
+    /// Products of float32.
+    pub float32: &'static Product<f32>,
+    /// Products of bfloat16, where the machine multiplies them faster than float32.
+    pub bfloat16: Option<&'static Product<u32>>,
+    /// Trits as bits.
+    pub trit_masks: TritMasks,
+    /// Signs of gradients against trits.
+    pub compare: Compare,
+}
+
+impl Backward {
+    /// The table of a tier.
+    ///
+    /// # Panics
+    /// Where the machine does not have the tier.
+    pub fn of(tier: Tier) -> Self {
+        assert!(tier.is_available(), "this machine has no {}", tier.name());
+        match tier {
+            Tier::Portable | Tier::Neon => portable::backward(tier),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => super::avx2::backward(),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => super::avx512::backward(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Packed trits and scales into right panels, five trits by one look-up.
+
+use std::ops::Range;
+
+use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
+
+/// The five trits of every byte and three zeros, so that a look-up is whole vectors; bytes above 242 read modulo 243.
+static TRITS: [[f32; 8]; 256] = {
+    let mut table = [[0.0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut place = 0;
+        while place < TRITS_PER_BYTE {
+            table[byte][place] = ((byte / PLACES[place] as usize) % 3) as f32 - 1.0;
+            place += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Calls `body(byte, first, columns)` for the bytes of `row` that hold columns of the range: `columns` are columns of the
+/// range, counted from its start, and `first` is the place of the first one in the byte.
+#[inline(always)]
+pub fn for_bytes(matrix: TernaryMatrix<'_>, row: usize, range: Range<usize>, mut body: impl FnMut(u8, usize, Range<usize>, usize)) {
+    let (layout, bytes) = (matrix.layout(), matrix.row(row));
+    let mut column = range.start;
+    while column < range.end {
+        let (group, position) = (column / layout.group_size(), column % layout.group_size());
+        let group_end = range.end.min((group + 1) * layout.group_size());
+        let bytes = &bytes[group * layout.group_bytes()..][..layout.group_bytes()];
+        let mut place = position % TRITS_PER_BYTE;
+        for &byte in &bytes[position / TRITS_PER_BYTE..] {
+            if column >= group_end {
+                break;
+            }
+            let end = group_end.min(column + TRITS_PER_BYTE - place);
+            body(byte, place, column - range.start..end - range.start, group);
+            (column, place) = (end, 0);
+        }
+    }
+}
+
+/// `S T` as float32 in panels of `COLUMNS` columns, one row per step.
+pub fn weights<const COLUMNS: usize>(
+    matrix: TernaryMatrix<'_>,
+    scale: &[f32],
+    rows: Range<usize>,
+    columns: Range<usize>,
+    panels: &mut [f32],
+    stride: usize,
+) {
+    // Room for the last look-up to write past the row's end.
+    let mut unpacked = vec![0.0; columns.len().next_multiple_of(COLUMNS) + 8];
+    let groups = matrix.layout().groups();
+    for (step, row) in rows.enumerate() {
+        let scale = &scale[row * groups..][..groups];
+        for_bytes(matrix, row, columns.clone(), |byte, place, columns, group| {
+            let trits = &TRITS[usize::from(byte)];
+            if place == 0 {
+                for (weight, trit) in unpacked[columns.start..columns.start + 8].iter_mut().zip(trits) {
+                    *weight = scale[group] * trit;
+                }
+            } else {
+                for (weight, trit) in unpacked[columns].iter_mut().zip(&trits[place..]) {
+                    *weight = scale[group] * trit;
+                }
+            }
+        });
+        for (panel, weights) in unpacked.as_chunks::<COLUMNS>().0.iter().take(columns.len().div_ceil(COLUMNS)).enumerate() {
+            panels[panel * stride + step * COLUMNS..][..COLUMNS].copy_from_slice(weights);
+        }
+    }
+}
