@@ -2,57 +2,36 @@
 
 #![allow(dead_code, reason = "every benchmark is a crate of its own and uses a part of this")]
 
-use std::hint::black_box;
+mod peak;
+
 use std::time::Instant;
 
-use ternax::cpu::isa::{Loop, vectorise};
-use ternax::cpu::{Tier, threads};
+pub use peak::fma_peak;
+use rustix::time::{ClockId, clock_gettime};
+use ternax::cpu::threads;
 use ternax::float::Activation;
 use ternax::trits::{GroupLayout, TernaryMatrix, pack_row};
 
 /// Seconds that one measurement may take.
 const BUDGET: f64 = 0.6;
 
-/// The least and the median time of one call in seconds: the machine may be shared, and the least is what it can do.
+/// Seconds of processor that this thread has used: other programs on the machine do not count.
+fn thread_seconds() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}
+
+/// The least and the median time of one call in seconds: processor time on one thread, wall-clock time on more.
 pub fn time(mut call: impl FnMut()) -> (f64, f64) {
     call();
     let (start, mut times) = (Instant::now(), Vec::new());
     while times.len() < 5 || (start.elapsed().as_secs_f64() < BUDGET && times.len() < 2000) {
-        let before = Instant::now();
+        let (wall, processor) = (Instant::now(), thread_seconds());
         call();
-        times.push(before.elapsed().as_secs_f64());
+        times.push(if threads::count() == 1 { thread_seconds() - processor } else { wall.elapsed().as_secs_f64() });
     }
     times.sort_by(f64::total_cmp);
     (times[0], times[times.len() / 2])
-}
-
-/// Independent chains of multiply-adds in registers: as many as hide the latency of two units.
-struct MultiplyAdds(usize);
-
-impl Loop for MultiplyAdds {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run(self) -> f32 {
-        let mut chains = [[1f32; 16]; 16];
-        for _ in 0..self.0 {
-            for chain in &mut chains {
-                for value in chain {
-                    *value = value.mul_add(1.000_000_1, 1e-9);
-                }
-            }
-        }
-        chains.iter().flatten().sum()
-    }
-}
-
-/// Float32 operations per second of one thread at the most, a multiply-add counting two.
-pub fn fma_peak() -> f64 {
-    const STEPS: usize = 20_000;
-    let (least, _) = time(|| {
-        black_box(vectorise(Tier::chosen(), MultiplyAdds(black_box(STEPS))));
-    });
-    (2 * 256 * STEPS) as f64 / least
 }
 
 /// A problem with activations of one type.

@@ -4,6 +4,7 @@
 //! runs in one fixed order, so that the same call gives the same bits on any number of threads.
 
 pub mod accumulate;
+pub mod cache;
 pub mod correlate;
 pub mod dequantize;
 pub mod isa;
@@ -19,7 +20,7 @@ pub use accumulate::accumulate;
 pub use correlate::{correlate, correlate_dense};
 pub use dequantize::dequantize;
 pub use isa::Tier;
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_on};
 pub use matmul_transposed::matmul_transposed;
 pub use pack::{pack, unpack};
 pub use scale::scale;

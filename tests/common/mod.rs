@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
 
+#[cfg(unix)]
+pub mod guarded;
+
 use ternax::float::Activation;
 use ternax::trits::{GroupLayout, TernaryMatrix, pack_row};
 

@@ -6,6 +6,7 @@ mod avx2;
 mod avx512;
 pub mod backward;
 pub mod denormals;
+pub mod forward;
 mod portable;
 mod vectorise;
 

@@ -1,5 +1,6 @@
 //! AVX2 with fused multiply-add.
 
+pub(super) mod lookup;
 mod product;
 mod signs;
 

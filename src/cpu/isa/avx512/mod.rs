@@ -1,8 +1,11 @@
 //! AVX-512 with BW, DQ, VL and VBMI.
 
+pub(super) mod decode;
+pub(super) mod lookup;
 mod panel;
 mod product;
 mod signs;
+mod transpose;
 mod window;
 
 use super::Tier;

@@ -88,7 +88,7 @@ pub fn load(bytes: &[u8; 64]) -> __m512i {
 /// Looks 64 bytes up in a table of 256.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn look_up(table: &[__m512i; 4], bytes: __m512i) -> __m512i {
+pub fn look_up(table: &[__m512i; 4], bytes: __m512i) -> __m512i {
     let low = _mm512_permutex2var_epi8(table[0], bytes, table[1]);
     let high = _mm512_permutex2var_epi8(table[2], bytes, table[3]);
     _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high)
