@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
+import oracle
 import ternax as tx
 
 OUT, IN = 8, 64

@@ -6,10 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from jax import lax
 
+import oracle
 import ternax as tx
 
 OUT, IN, TOKENS = 24, 320, 16

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-from shapes import SHAPES
 
+import oracle
 import ternax as tx
+from shapes import SHAPES
 from ternax import limbs, ops
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
+import oracle
 import ternax as tx
 
 OUT, IN = 24, 320
@@ -86,8 +86,8 @@ def test_a_donated_update_is_in_place(case):
         lambda ws, x, dy: tx.update(ws, tx.grad(lambda ws: jax.lax.scan(lambda c, w: (c + loss(w, x, dy), None), 0.0, ws)[0])(ws)),
         donate_argnums=0,
     )
-    for run, state in ((single, w), (layers, stack)):
-        state = jax.tree.map(jnp.array, state)
+    for run, made in ((single, w), (layers, stack)):
+        state = jax.tree.map(jnp.array, made)
         before = [leaf.unsafe_buffer_pointer() for leaf in (state.corr, state.step, state.trits)]
         text = run.lower(state, x, dy).compile().as_text()
         assert not [line for line in text.splitlines() if " copy(" in line and "s32[]" not in line]
