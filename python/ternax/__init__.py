@@ -2,6 +2,7 @@
 
 from ternax import ops, reference
 from ternax._backend import backend
+from ternax.io import load, load_torch, save, save_torch
 from ternax.linear import Bound, bind, linear, rms_norm
 from ternax.optim import TernaryState, grad, update, value_and_grad, with_ternary
 from ternax.primitives import checkpoint_policy
@@ -21,9 +22,13 @@ __all__ = [
     "init",
     "init_norm",
     "linear",
+    "load",
+    "load_torch",
     "ops",
     "reference",
     "rms_norm",
+    "save",
+    "save_torch",
     "update",
     "value_and_grad",
     "with_ternary",

@@ -11,5 +11,4 @@ from ternax import _host
 def main() -> None:
     """Runs the command on this process's arguments and exits with its code."""
     arguments = [os.fsencode(argument) for argument in sys.argv[1:]]
-    sys.stdout.flush()
-    sys.exit(int(_host.call("command", *_host.buffers(arguments))))
+    sys.exit(int(_host.call("command", *_host.texts(arguments))))
