@@ -13,7 +13,7 @@ use ternax::float::Activation;
 use ternax::trits::{GroupLayout, TernaryMatrix, pack_row};
 
 /// Seconds that one measurement may take.
-const BUDGET: f64 = 0.6;
+const BUDGET: f64 = 0.1;
 
 /// Seconds of processor that this thread has used: other programs on the machine do not count.
 fn thread_seconds() -> f64 {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::product::COLUMNS;
-use super::window::{ROWS, Tables, WIDTH, Window};
+use super::window::{Tables, WIDTH, Window};
 use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Lanes of a register of float32.
@@ -12,36 +12,59 @@ const LANES: usize = 16;
 /// Registers of a window.
 const PARTS: usize = WIDTH / LANES;
 
-/// The scales of 16 neighbouring columns.
-struct Scales {
-    /// The group of the first column.
-    first: usize,
-    /// For each lane its group from there, or None where all lanes lie in one.
-    lanes: Option<[i32; LANES]>,
+/// Which scales the columns of a window take.
+enum Scales {
+    /// The columns of each 32 lie in one group: these two.
+    Halves([usize; 2]),
+    /// The columns of each 16 lie in one group: these four.
+    Quarters([usize; PARTS]),
+    /// Any others: for each 16 columns the group of the first one, and for each column its group from there.
+    Lanes([(usize, [i32; LANES]); PARTS]),
 }
 
 impl Scales {
-    fn new(layout: GroupLayout, column: usize) -> Self {
-        let group = |lane: usize| (column + lane).min(layout.in_dim() - 1) / layout.group_size();
-        let first = group(0);
-        let several = group(LANES - 1) != first;
-        Self { first, lanes: several.then(|| std::array::from_fn(|lane| (group(lane) - first) as i32)) }
+    fn new(layout: GroupLayout, first: usize) -> Self {
+        let group = |column: usize| (first + column).min(layout.in_dim() - 1) / layout.group_size();
+        let one = |from: usize, count: usize| group(from) == group(from + count - 1);
+        if one(0, 2 * LANES) && one(2 * LANES, 2 * LANES) {
+            Self::Halves([group(0), group(2 * LANES)])
+        } else if (0..PARTS).all(|part| one(part * LANES, LANES)) {
+            Self::Quarters(std::array::from_fn(|part| group(part * LANES)))
+        } else {
+            Self::Lanes(std::array::from_fn(|part| {
+                let first = group(part * LANES);
+                (first, std::array::from_fn(|lane| (group(part * LANES + lane) - first) as i32))
+            }))
+        }
     }
 
-    /// `S T` of one row: `scale` are its scales, `digits` 16 dwords that hold a digit in their low 4 bits.
+    /// `S T` of the 64 columns of one row: `scale` are its scales, `digits` its digits as [`interleaved`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    fn apply(&self, scale: &[f32], digits: __m512i) -> __m512 {
+    fn apply(&self, scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
+        // A permutation looks at the lowest four bits of a lane: a digit and two zeros.
         let trits = _mm512_setr_ps(-1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0.);
-        match &self.lanes {
-            None => _mm512_permutexvar_ps(digits, _mm512_mul_ps(trits, _mm512_set1_ps(scale[self.first]))),
-            Some(lanes) => {
-                let scale = &scale[self.first..];
+        let scaled = |group: usize| _mm512_mul_ps(trits, _mm512_set1_ps(scale[group]));
+        let digits = [
+            digits,
+            _mm512_srli_epi32::<8>(digits),
+            _mm512_srli_epi32::<16>(digits),
+            _mm512_srli_epi32::<24>(digits),
+        ];
+        match self {
+            Self::Halves(groups) => {
+                let tables = groups.map(scaled);
+                std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], tables[part / 2]))
+            }
+            Self::Quarters(groups) => std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], scaled(groups[part]))),
+            Self::Lanes(parts) => std::array::from_fn(|part| {
+                let (first, lanes) = &parts[part];
+                let scale = &scale[*first..];
                 let there = if scale.len() < LANES { (1 << scale.len()) - 1 } else { u16::MAX };
                 // SAFETY: `lanes` has 16 elements; the mask keeps the other load inside `scale`.
                 let (lanes, scale) = unsafe { (_mm512_loadu_si512(lanes.as_ptr().cast()), _mm512_maskz_loadu_ps(there, scale.as_ptr())) };
-                _mm512_mul_ps(_mm512_permutexvar_ps(digits, trits), _mm512_permutexvar_ps(lanes, scale))
-            }
+                _mm512_mul_ps(_mm512_permutexvar_ps(digits[part], trits), _mm512_permutexvar_ps(lanes, scale))
+            }),
         }
     }
 }
@@ -51,16 +74,29 @@ fn interleaved(lane: usize) -> usize {
     lane / PARTS + LANES * (lane % PARTS)
 }
 
-/// Runs the body for every window of the columns: with its digits, the scales of its four registers, and its first panel.
-macro_rules! for_windows {
-    ($matrix:ident, $columns:ident, |$window:ident, $scales:ident, $panel:ident| $body:block) => {
-        for first in $columns.clone().step_by(WIDTH) {
-            let $window = Window::new($matrix.layout(), first, interleaved);
-            let $scales: [Scales; PARTS] = std::array::from_fn(|part| Scales::new($matrix.layout(), first + part * LANES));
-            let $panel = (first - $columns.start) / COLUMNS;
-            $body
+/// Stores the words of 64 columns of one step in two neighbouring panels, the second of which may be missing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn store<W>(panels: &mut [&mut [W]; 2], step: usize, words: [__m512i; PARTS]) {
+    const { assert!(size_of::<W>() == 4) };
+    let [low, high, rest @ ..] = words;
+    for (panel, [low, high]) in panels.iter_mut().zip([[low, high], rest]) {
+        if let Some(words) = panel.get_mut(step * COLUMNS..(step + 1) * COLUMNS) {
+            // SAFETY: `words` are 32 words of 4 bytes.
+            unsafe {
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), low);
+                _mm512_storeu_si512(words.as_mut_ptr().add(LANES).cast(), high);
+            }
         }
-    };
+    }
+}
+
+/// The windows of some columns: for each its first column, and the two panels that it fills.
+fn windows<'a, W>(columns: &Range<usize>, panels: &'a mut [W], stride: usize) -> impl Iterator<Item = (usize, [&'a mut [W]; 2])> {
+    columns.clone().step_by(WIDTH).zip(panels.chunks_mut(2 * stride)).map(move |(first, panels)| {
+        let (low, high) = panels.split_at_mut(stride.min(panels.len()));
+        (first, [low, high])
+    })
 }
 
 /// `S T` as float32, one row per step.
@@ -87,32 +123,15 @@ fn unpack_f32(
 ) {
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
-    for_windows!(matrix, columns, |window, scales, panel| {
-        let mut halves = panels.chunks_mut(stride).skip(panel);
-        let mut halves = [halves.next().unwrap_or_default(), halves.next().unwrap_or_default()];
-        for first in rows.clone().step_by(ROWS) {
-            let digits = tables.digits(&window, matrix.bytes(), first * row_bytes, row_bytes);
+    for (first, mut panels) in windows(&columns, panels, stride) {
+        let (window, scales) = (Window::new(layout, first, interleaved), Scales::new(layout, first));
+        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
             for (row, digits) in (first..rows.end).zip(digits) {
-                let scale = &scale[row * groups..][..groups];
-                let weights = [
-                    scales[0].apply(scale, digits),
-                    scales[1].apply(scale, _mm512_srli_epi32::<8>(digits)),
-                    scales[2].apply(scale, _mm512_srli_epi32::<16>(digits)),
-                    scales[3].apply(scale, _mm512_srli_epi32::<24>(digits)),
-                ];
-                for (half, [low, high]) in halves.iter_mut().zip([[weights[0], weights[1]], [weights[2], weights[3]]]) {
-                    let at = (row - rows.start) * COLUMNS;
-                    if let Some(words) = half.get_mut(at..at + COLUMNS) {
-                        // SAFETY: `words` are 32.
-                        unsafe {
-                            _mm512_storeu_ps(words.as_mut_ptr(), low);
-                            _mm512_storeu_ps(words.as_mut_ptr().add(LANES), high);
-                        }
-                    }
-                }
+                let weights = scales.apply(&scale[row * groups..][..groups], digits);
+                store(&mut panels, row - rows.start, weights.map(|weights| _mm512_castps_si512(weights)));
             }
-        }
-    });
+        });
+    }
 }
 
 /// `S T` as pairs of bfloat16, two rows per step, the second one zero where there is none. The scales must be bfloat16 values.
@@ -139,38 +158,23 @@ fn unpack_bf16(
 ) {
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
-    for_windows!(matrix, columns, |window, scales, panel| {
-        let mut halves = panels.chunks_mut(stride).skip(panel);
-        let mut halves = [halves.next().unwrap_or_default(), halves.next().unwrap_or_default()];
-        for first in rows.clone().step_by(ROWS) {
-            let digits = tables.digits(&window, matrix.bytes(), first * row_bytes, row_bytes);
-            for (row, pair) in (first..rows.end).step_by(2).zip([[digits[0], digits[1]], [digits[2], digits[3]]]) {
-                let weights = |part: usize, digits: [__m512i; 2]| {
-                    let word = |row: usize, digits| {
-                        if row < rows.end { scales[part].apply(&scale[row * groups..][..groups], digits) } else { _mm512_setzero_ps() }
-                    };
-                    let (low, high) = (word(row, digits[0]), word(row + 1, digits[1]));
-                    let (low, high) = (_mm512_srli_epi32::<16>(_mm512_castps_si512(low)), _mm512_castps_si512(high));
-                    // Bits from `high` where the mask is set, else from `low`.
-                    _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi32(0xFFFF_0000_u32 as i32), high, low)
+    let high_half = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+    for (first, mut panels) in windows(&columns, panels, stride) {
+        let (window, scales) = (Window::new(layout, first, interleaved), Scales::new(layout, first));
+        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
+            for (row, [even, odd]) in (first..rows.end).step_by(2).zip([[digits[0], digits[1]], [digits[2], digits[3]]]) {
+                let even = scales.apply(&scale[row * groups..][..groups], even);
+                let odd = match scale.get((row + 1) * groups..(row + 2) * groups) {
+                    Some(scale) if row + 1 < rows.end => scales.apply(scale, odd),
+                    _ => [_mm512_setzero_ps(); PARTS],
                 };
-                let weights = [
-                    weights(0, pair),
-                    weights(1, pair.map(|digits| _mm512_srli_epi32::<8>(digits))),
-                    weights(2, pair.map(|digits| _mm512_srli_epi32::<16>(digits))),
-                    weights(3, pair.map(|digits| _mm512_srli_epi32::<24>(digits))),
-                ];
-                for (half, [low, high]) in halves.iter_mut().zip([[weights[0], weights[1]], [weights[2], weights[3]]]) {
-                    let at = (row - rows.start) / 2 * COLUMNS;
-                    if let Some(words) = half.get_mut(at..at + COLUMNS) {
-                        // SAFETY: `words` are 32.
-                        unsafe {
-                            _mm512_storeu_si512(words.as_mut_ptr().cast(), low);
-                            _mm512_storeu_si512(words.as_mut_ptr().add(LANES).cast(), high);
-                        }
-                    }
-                }
+                let words = std::array::from_fn(|part| {
+                    let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even[part]));
+                    // Bits of the odd row where the mask is set, else of the even one.
+                    _mm512_ternarylogic_epi32::<0xCA>(high_half, _mm512_castps_si512(odd[part]), even)
+                });
+                store(&mut panels, (row - rows.start) / 2, words);
             }
-        }
-    });
+        });
+    }
 }

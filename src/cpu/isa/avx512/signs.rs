@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::window::{ROWS, Tables, WIDTH, Window};
+use super::window::{Tables, WIDTH, Window};
 use crate::cpu::isa::backward::{Agreement, TritMask};
 use crate::trits::TernaryMatrix;
 
@@ -20,8 +20,7 @@ fn trit_masks_by_32(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Rang
     for (window_index, start) in columns.clone().step_by(WIDTH).enumerate() {
         let window = Window::new(matrix.layout(), start, |lane| lane);
         let there = u64::MAX >> (WIDTH - (columns.end - start).min(WIDTH));
-        for first in rows.clone().step_by(ROWS) {
-            let digits = tables.digits(&window, matrix.bytes(), first * row_bytes, row_bytes);
+        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
             for (row, digits) in (first..rows.end).zip(digits) {
                 let plus = _mm512_cmpeq_epi8_mask(digits, _mm512_set1_epi8(2)) & there;
                 let minus = _mm512_testn_epi8_mask(digits, digits) & there;
@@ -31,7 +30,7 @@ fn trit_masks_by_32(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Rang
                     *mask = TritMask { plus: (plus >> 32) as u32, minus: (minus >> 32) as u32 };
                 }
             }
-        }
+        });
     }
 }
 

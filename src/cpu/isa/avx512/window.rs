@@ -5,6 +5,7 @@
 //! than `n` bytes, 64 columns never span more than 64 bytes. Where they span 16 at most, four rows share one look-up.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::trits::{GroupLayout, PLACES, TRITS_PER_BYTE};
 
@@ -120,34 +121,61 @@ impl Tables {
         Self { fields: registers(&DIGITS[0]), fifth: registers(&DIGITS[1]) }
     }
 
-    /// The digits (0, 1, 2) of a window in the four rows that start at byte `row`, `row + row_bytes`, ... of `bytes`. Rows past
-    /// the end of `bytes` give anything.
+    /// Calls `body(row, digits)` for every four rows of `rows`: the digits (0, 1, 2) of a window in the rows from `row` on, of
+    /// `row_bytes` bytes each. Rows past the end of `bytes` give anything.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    pub fn digits(&self, window: &Window, bytes: &[u8], row: usize, row_bytes: usize) -> [__m512i; ROWS] {
-        let first = row + window.first_byte;
-        let (select, shift) = (load(&window.select), load(&window.shift));
+    pub fn for_rows(
+        &self,
+        window: &Window,
+        bytes: &[u8],
+        row_bytes: usize,
+        rows: Range<usize>,
+        mut body: impl FnMut(usize, [__m512i; ROWS]),
+    ) {
+        let (select, shift, three) = (load(&window.select), load(&window.shift), _mm512_set1_epi8(3));
+        let quarters = [0, 16, 32, 48].map(|quarter| _mm512_add_epi8(select, _mm512_set1_epi8(quarter)));
         let extract = |fields, fifth, select| {
             let bytes = _mm512_permutex2var_epi8(fields, select, fifth);
-            _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), _mm512_set1_epi8(3))
+            _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), three)
         };
-        if window.span <= 16 {
-            let quarter = |index| {
-                let bytes = bytes_at::<16>(bytes, first + index * row_bytes);
-                // SAFETY: the array has 16 bytes.
-                unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+        let narrow = window.span <= 16;
+        for row in rows.step_by(ROWS) {
+            let first = row * row_bytes + window.first_byte;
+            let digits = if narrow {
+                let packed = sixteen_of_four(bytes, first, row_bytes);
+                let (fields, fifth) = (look_up(&self.fields, packed), look_up(&self.fifth, packed));
+                quarters.map(|select| extract(fields, fifth, select))
+            } else {
+                [0, 1, 2, 3].map(|index| {
+                    let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
+                    extract(look_up(&self.fields, packed), look_up(&self.fifth, packed), select)
+                })
             };
-            let packed = _mm512_castsi128_si512(quarter(0));
-            let packed = _mm512_inserti32x4::<1>(packed, quarter(1));
-            let packed = _mm512_inserti32x4::<2>(packed, quarter(2));
-            let packed = _mm512_inserti32x4::<3>(packed, quarter(3));
-            let (fields, fifth) = (look_up(&self.fields, packed), look_up(&self.fifth, packed));
-            [0, 16, 32, 48].map(|quarter| extract(fields, fifth, _mm512_add_epi8(select, _mm512_set1_epi8(quarter))))
-        } else {
-            [0, 1, 2, 3].map(|index| {
-                let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
-                extract(look_up(&self.fields, packed), look_up(&self.fifth, packed), select)
-            })
+            body(row, digits);
         }
+    }
+}
+
+/// 16 bytes from `first` of each of four rows, with anything past the end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn sixteen_of_four(bytes: &[u8], first: usize, row_bytes: usize) -> __m512i {
+    let join = |quarters: [__m128i; ROWS]| {
+        let packed = _mm512_castsi128_si512(quarters[0]);
+        let packed = _mm512_inserti32x4::<1>(packed, quarters[1]);
+        let packed = _mm512_inserti32x4::<2>(packed, quarters[2]);
+        _mm512_inserti32x4::<3>(packed, quarters[3])
+    };
+    if first + 3 * row_bytes + 16 <= bytes.len() {
+        let at = bytes.as_ptr();
+        // SAFETY: the last of these loads ends inside `bytes`.
+        join([0, 1, 2, 3].map(|index| unsafe { _mm_loadu_si128(at.add(first + index * row_bytes).cast()) }))
+    } else {
+        join([0, 1, 2, 3].map(|index| {
+            let quarter = bytes_at::<16>(bytes, first + index * row_bytes);
+            // SAFETY: the array has 16 bytes.
+            unsafe { _mm_loadu_si128(quarter.as_ptr().cast()) }
+        }))
     }
 }
