@@ -136,7 +136,13 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
                     let segments = Segments::new(layout, &columns, width, task.columns.start);
                     for block in balanced(rows.len(), ROWS) {
                         let block_rows = rows.start + block.start..rows.start + block.end;
-                        (kernels.trit_masks)(matrix, block_rows.clone(), columns.clone(), width, &mut masks[..columns.len().div_ceil(width) * block.len()]);
+                        (kernels.trit_masks)(
+                            matrix,
+                            block_rows.clone(),
+                            columns.clone(),
+                            width,
+                            &mut masks[..columns.len().div_ceil(width) * block.len()],
+                        );
                         for first in (0..words).step_by(chunk) {
                             let steps = chunk.min(words - first);
                             let (resume, last) = (first > 0, first + steps == words);

@@ -28,13 +28,7 @@ pub fn matmul_transposed<D: Activation, X: Activation>(dy: &[D], matrix: Ternary
 }
 
 /// [`matmul_transposed`] on a tier of this machine.
-pub fn matmul_transposed_on<D: Activation, X: Activation>(
-    tier: Tier,
-    dy: &[D],
-    matrix: TernaryMatrix<'_>,
-    scale: &[f32],
-    dx: &mut [X],
-) {
+pub fn matmul_transposed_on<D: Activation, X: Activation>(tier: Tier, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
     let kernels = Backward::of(tier);
     match (D::as_bf16(dy), kernels.bfloat16) {
         (Some(dy), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => run(tier, product, dy, matrix, scale, dx),

@@ -11,8 +11,8 @@ pub mod isa;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod pack;
-pub mod scratch;
 pub mod scale;
+pub mod scratch;
 pub mod threads;
 pub mod tiling;
 

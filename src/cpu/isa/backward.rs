@@ -157,10 +157,7 @@ impl TritMask {
     /// Compares with the columns of positive and of negative gradients.
     #[inline(always)]
     pub fn compare(self, positive: u32, negative: u32) -> Agreement {
-        Agreement {
-            same: positive & self.plus | negative & self.minus,
-            opposite: positive & self.minus | negative & self.plus,
-        }
+        Agreement { same: positive & self.plus | negative & self.minus, opposite: positive & self.minus | negative & self.plus }
     }
 }
 

@@ -82,45 +82,40 @@ impl<const LANES: usize, X: Activation, Y: Activation> Loop for Task<'_, '_, LAN
         let (rows, registers) = (task.columns.len(), task.rows.len().div_ceil(LANES));
         let slots = chunks.iter().map(Chunk::group_slots).max().unwrap_or(1);
         let (offsets_stride, scales_stride) = (rows * CHUNK_TERMS / 2 + GAP, rows * slots + GAP);
-        let lengths = [
-            Lookup::<LANES>::ENTRIES * LANES,
-            CHUNK_INPUTS * LANES,
-            CHUNK_INPUTS * LANES,
-            CHUNKS * scales_stride,
-        ];
+        let lengths = [Lookup::<LANES>::ENTRIES * LANES, CHUNK_INPUTS * LANES, CHUNK_INPUTS * LANES, CHUNKS * scales_stride];
         scratch::sums(registers * rows * LANES, |sums| {
-        scratch::operands([CHUNKS * offsets_stride], |[offsets]: [&mut [u32]; 1]| {
-            scratch::operands(lengths, |[tables, inputs, panel, scales]: [&mut [f32]; 4]| {
-                sums.fill(0.0);
-                let sums = sums.as_chunks_mut::<LANES>().0;
-                let tables = tables.as_chunks_mut::<LANES>().0;
-                let panel = panel.as_chunks_mut::<LANES>().0.first_chunk_mut::<CHUNK_INPUTS>().expect("inputs of a chunk");
-                for chunks in chunks.chunks(CHUNKS) {
-                    for (pair, offsets) in chunks.chunks(2).zip(offsets.chunks_mut(2 * offsets_stride)) {
-                        let (low, high) = offsets.split_at_mut(offsets_stride);
-                        let offsets = [low, high].map(|words| &mut words.as_chunks_mut().0[..rows]);
-                        (kernels.offsets)(*matrix, task.columns.clone(), pair, offsets);
-                    }
-                    for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(scales_stride)) {
-                        product.scales_of(chunk, task.columns.clone(), scales);
-                    }
-                    for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
-                        let first = task.rows.start + register * LANES;
-                        let tokens = first..task.rows.end.min(first + LANES);
-                        let operands = chunks.iter().zip(offsets.chunks(offsets_stride)).zip(scales.chunks(scales_stride));
-                        for ((chunk, offsets), scales) in operands {
-                            product.panel_of(chunk, tokens.clone(), inputs, panel);
-                            (kernels.tables)(panel, chunk.terms * chunk.group_slots(), tables);
-                            let offsets = &offsets.as_chunks().0[..rows];
-                            (kernels.accumulate)(chunk, tables, offsets, &scales[..rows * chunk.group_slots()], sums);
+            scratch::operands([CHUNKS * offsets_stride], |[offsets]: [&mut [u32]; 1]| {
+                scratch::operands(lengths, |[tables, inputs, panel, scales]: [&mut [f32]; 4]| {
+                    sums.fill(0.0);
+                    let sums = sums.as_chunks_mut::<LANES>().0;
+                    let tables = tables.as_chunks_mut::<LANES>().0;
+                    let panel = panel.as_chunks_mut::<LANES>().0.first_chunk_mut::<CHUNK_INPUTS>().expect("inputs of a chunk");
+                    for chunks in chunks.chunks(CHUNKS) {
+                        for (pair, offsets) in chunks.chunks(2).zip(offsets.chunks_mut(2 * offsets_stride)) {
+                            let (low, high) = offsets.split_at_mut(offsets_stride);
+                            let offsets = [low, high].map(|words| &mut words.as_chunks_mut().0[..rows]);
+                            (kernels.offsets)(*matrix, task.columns.clone(), pair, offsets);
+                        }
+                        for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(scales_stride)) {
+                            product.scales_of(chunk, task.columns.clone(), scales);
+                        }
+                        for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
+                            let first = task.rows.start + register * LANES;
+                            let tokens = first..task.rows.end.min(first + LANES);
+                            let operands = chunks.iter().zip(offsets.chunks(offsets_stride)).zip(scales.chunks(scales_stride));
+                            for ((chunk, offsets), scales) in operands {
+                                product.panel_of(chunk, tokens.clone(), inputs, panel);
+                                (kernels.tables)(panel, chunk.terms * chunk.group_slots(), tables);
+                                let offsets = &offsets.as_chunks().0[..rows];
+                                (kernels.accumulate)(chunk, tables, offsets, &scales[..rows * chunk.group_slots()], sums);
+                            }
                         }
                     }
-                }
-                for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
-                    store(kernels, sums, pieces);
-                }
+                    for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
+                        store(kernels, sums, pieces);
+                    }
+                });
             });
-        });
         });
     }
 }
@@ -139,13 +134,7 @@ impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
 
     /// The inputs of a chunk for up to `LANES` tokens, transposed, 0 where there is none.
     #[inline(always)]
-    fn panel_of(
-        &self,
-        chunk: &Chunk,
-        tokens: Range<usize>,
-        inputs: &mut [f32],
-        panel: &mut [[f32; LANES]; CHUNK_INPUTS],
-    ) {
+    fn panel_of(&self, chunk: &Chunk, tokens: Range<usize>, inputs: &mut [f32], panel: &mut [[f32; LANES]; CHUNK_INPUTS]) {
         let in_dim = self.matrix.layout().in_dim();
         let (rows, _) = inputs.as_chunks_mut::<CHUNK_INPUTS>();
         if tokens.len() < LANES || !chunk.is_full() {

@@ -9,13 +9,8 @@ use crate::cpu::matmul::terms::{CHUNK_INPUTS, CHUNK_TERMS, Chunk, TERM_INPUTS};
 const LANES: usize = 8;
 
 /// The AVX2 product by look-up.
-pub static LOOKUP: Lookup<LANES> = Lookup {
-    name: "avx2 lookup, 8 lanes",
-    offsets: portable::lookup::offsets,
-    tables,
-    accumulate,
-    transpose: portable::lookup::transpose,
-};
+pub static LOOKUP: Lookup<LANES> =
+    Lookup { name: "avx2 lookup, 8 lanes", offsets: portable::lookup::offsets, tables, accumulate, transpose: portable::lookup::transpose };
 
 /// The nine signed sums of two inputs, the first one's coefficient fastest.
 #[inline]

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::transpose::transpose_16x16;
-use super::window::{ROWS, Tables, WIDTH, Window};
+use super::window::{Tables, WIDTH, Window};
 use crate::cpu::isa::forward::{Lookup, Offsets, TERM_SUMS};
 use crate::cpu::isa::{avx2, portable};
 use crate::cpu::matmul::terms::{CHUNK_INPUTS, CHUNK_TERMS, Chunk, TERM_INPUTS};
@@ -13,8 +13,7 @@ use crate::trits::TernaryMatrix;
 const LANES: usize = 16;
 
 /// The AVX-512 product by look-up.
-pub static SIXTEEN: Lookup<LANES> =
-    Lookup { name: "avx512 lookup, 16 lanes", offsets: offsets::<LANES>, tables, accumulate, transpose };
+pub static SIXTEEN: Lookup<LANES> = Lookup { name: "avx512 lookup, 16 lanes", offsets: offsets::<LANES>, tables, accumulate, transpose };
 
 /// The same for an L1 cache below 42 KB.
 pub static EIGHT: Lookup<8> = Lookup {
@@ -48,11 +47,10 @@ fn offsets_of_pair<const LANES: usize>(matrix: TernaryMatrix<'_>, rows: Range<us
     let (threes, nines) = (_mm512_set1_epi16(0x0301), _mm512_set1_epi32(0x0009_0001 * entry));
     let row_bytes = matrix.layout().row_bytes();
     let [low, high] = to;
-    let mut high = high.chunks_mut(ROWS);
-    for (start, low) in rows.step_by(ROWS).zip(low.chunks_mut(ROWS)) {
-        let digits = tables.digits(&window, matrix.bytes(), start * row_bytes, row_bytes);
-        let mut high = high.next().unwrap_or_default().iter_mut();
-        for (low, digits) in low.iter_mut().zip(digits) {
+    let (mut low, mut high) = (low.iter_mut(), high.iter_mut());
+    tables.for_rows(&window, matrix.bytes(), row_bytes, rows, |_, digits| {
+        for digits in digits {
+            let Some(low) = low.next() else { return };
             let indices = _mm512_madd_epi16(_mm512_maddubs_epi16(digits, threes), nines);
             let offsets = _mm512_cvtepi32_epi16(_mm512_add_epi32(indices, starts));
             // SAFETY: offsets of a row have 16 bytes.
@@ -62,7 +60,7 @@ fn offsets_of_pair<const LANES: usize>(matrix: TernaryMatrix<'_>, rows: Range<us
                 unsafe { _mm_storeu_si128(high.as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(offsets)) };
             }
         }
-    }
+    });
 }
 
 /// The nine signed sums of two inputs, the first one's coefficient fastest.

@@ -45,12 +45,7 @@ impl Scales {
         // A permutation looks at the lowest four bits of a lane: a digit and two zeros.
         let trits = _mm512_setr_ps(-1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0.);
         let scaled = |group: usize| _mm512_mul_ps(trits, _mm512_set1_ps(scale[group]));
-        let digits = [
-            digits,
-            _mm512_srli_epi32::<8>(digits),
-            _mm512_srli_epi32::<16>(digits),
-            _mm512_srli_epi32::<24>(digits),
-        ];
+        let digits = [digits, _mm512_srli_epi32::<8>(digits), _mm512_srli_epi32::<16>(digits), _mm512_srli_epi32::<24>(digits)];
         match self {
             Self::Halves(groups) => {
                 let tables = groups.map(scaled);
@@ -100,27 +95,13 @@ fn windows<'a, W>(columns: &Range<usize>, panels: &'a mut [W], stride: usize) ->
 }
 
 /// `S T` as float32, one row per step.
-pub fn weights_f32(
-    matrix: TernaryMatrix<'_>,
-    scale: &[f32],
-    rows: Range<usize>,
-    columns: Range<usize>,
-    panels: &mut [f32],
-    stride: usize,
-) {
+pub fn weights_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, columns: Range<usize>, panels: &mut [f32], stride: usize) {
     // SAFETY: the table with this function is handed out only where the machine has the tier.
     unsafe { unpack_f32(matrix, scale, rows, columns, panels, stride) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn unpack_f32(
-    matrix: TernaryMatrix<'_>,
-    scale: &[f32],
-    rows: Range<usize>,
-    columns: Range<usize>,
-    panels: &mut [f32],
-    stride: usize,
-) {
+fn unpack_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, columns: Range<usize>, panels: &mut [f32], stride: usize) {
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     for (first, mut panels) in windows(&columns, panels, stride) {
@@ -148,14 +129,7 @@ pub fn weights_bf16(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn unpack_bf16(
-    matrix: TernaryMatrix<'_>,
-    scale: &[f32],
-    rows: Range<usize>,
-    columns: Range<usize>,
-    panels: &mut [u32],
-    stride: usize,
-) {
+fn unpack_bf16(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, columns: Range<usize>, panels: &mut [u32], stride: usize) {
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     let high_half = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);

@@ -93,15 +93,9 @@ macro_rules! micro_kernel {
     };
 }
 
-micro_kernel!(
-    multiply_f32,
-    tile_f32,
-    f32,
-    "avx512f",
-    |value| _mm512_set1_ps(value),
-    |at| _mm512_loadu_ps(at),
-    |sum, left, right| _mm512_fmadd_ps(left, right, sum)
-);
+micro_kernel!(multiply_f32, tile_f32, f32, "avx512f", |value| _mm512_set1_ps(value), |at| _mm512_loadu_ps(at), |sum, left, right| {
+    _mm512_fmadd_ps(left, right, sum)
+});
 
 micro_kernel!(
     multiply_bf16,
