@@ -56,7 +56,7 @@ test-python: $(VENV)/.group-test
 
 parity: $(VENV)/.group-parity
 	$(BIN)/python tests/parity/live.py
-	$(BIN)/python python/notebooks/build.py
+	$(BIN)/python python/notebooks/execute.py
 
 bench: $(VENV)/.group-demo
 	$(CARGO) bench
