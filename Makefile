@@ -2,6 +2,7 @@
 #   make env     the package, editable, in .venv
 #   make demo    trains a ternary network on real digits, beside a dense one
 #   make test    formatters, linters, type checker, Rust and Python tests
+#   make wheel   builds the wheel and runs the README's example from it
 #   make parity  the PyTorch reference against ternax, live, and the notebook
 #   make bench   ratios against named peers
 # PYTHON chooses the interpreter, JAX the version (JAX='jax==0.8.3'), VENV where the environment lies.
@@ -16,7 +17,7 @@ RUST := Cargo.toml Cargo.lock build.rs cbindgen.toml pyproject.toml $(shell find
 # The C++ shim compiles against the headers of the environment's own jaxlib wherever cargo runs by itself.
 CARGO := PYTHON=$(abspath $(BIN)/python) cargo
 
-.PHONY: env demo test test-rust test-python lint parity bench clean
+.PHONY: env demo test test-rust test-python lint wheel parity bench clean
 
 env: $(VENV)/.package
 
@@ -58,9 +59,21 @@ parity: $(VENV)/.group-parity
 	$(BIN)/python tests/parity/live.py
 	$(BIN)/python python/notebooks/execute.py
 
-bench: $(VENV)/.group-demo
-	$(CARGO) bench
+bench: $(VENV)/.group-bench
+	$(CARGO) bench --bench targets --features peers
+	$(BIN)/python python/benchmarks/roofline.py
 	$(BIN)/python python/benchmarks/layer.py
+	$(BIN)/python python/benchmarks/targets.py
+
+# The package as a stranger gets it: a wheel, installed where the sources are not.
+wheel: $(VENV)/.created
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	ls dist/ternax-*-py3-none-*.whl
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet $(JAX) pytest "$$(ls $(CURDIR)/dist/*.whl)[optax]"
+	$(VENV)-wheel/bin/python -m pytest tests/python/test_readme.py
+	$(VENV)-wheel/bin/ternax --help
 
 clean:
 	rm -rf target .venv* out python/ternax/_native

@@ -1,12 +1,12 @@
 //! What the kernel benchmarks share: problems, timing, and the peak of the same run.
 
-#![allow(dead_code, reason = "every benchmark is a crate of its own and uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "every benchmark is a crate of its own and uses a part of this")]
 
 mod peak;
 
 use std::time::Instant;
 
-pub use peak::fma_peak;
+pub use peak::{fma_chains, fma_peak};
 use rustix::time::{ClockId, clock_gettime};
 use ternax::cpu::threads;
 use ternax::float::Activation;
@@ -32,6 +32,34 @@ pub fn time(mut call: impl FnMut()) -> (f64, f64) {
     }
     times.sort_by(f64::total_cmp);
     (times[0], times[times.len() / 2])
+}
+
+/// What a measurement counts.
+#[derive(Clone, Copy)]
+pub enum Clock {
+    /// Processor time of the calling thread: other programs on the machine do not count.
+    Processor,
+    Wall,
+}
+
+/// Median seconds of each call; they take turns for a while, each at least seven times, after one warm-up.
+pub fn alternate<const N: usize>(clock: Clock, mut calls: [&mut dyn FnMut(); N]) -> [f64; N] {
+    calls.iter_mut().for_each(|call| call());
+    let (start, mut times) = (Instant::now(), [const { Vec::new() }; N]);
+    while times[0].len() < 7 || (start.elapsed().as_secs_f64() < N as f64 * BUDGET && times[0].len() < 2000) {
+        for (call, times) in calls.iter_mut().zip(&mut times) {
+            let (wall, processor) = (Instant::now(), thread_seconds());
+            call();
+            times.push(match clock {
+                Clock::Processor => thread_seconds() - processor,
+                Clock::Wall => wall.elapsed().as_secs_f64(),
+            });
+        }
+    }
+    times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    })
 }
 
 /// A problem with activations of one type.
