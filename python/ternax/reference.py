@@ -20,6 +20,8 @@ from ternax import limbs
 F32 = jnp.float32
 I32 = jnp.int32
 TRITS_PER_BYTE = 5
+# Five base-3 digits of 2.
+LARGEST_BYTE = 242
 _PLACES = (1, 3, 9, 27, 81)
 # Largest count that float32 carries exactly.
 MAX_EXACT = 2.0**24

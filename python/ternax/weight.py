@@ -143,6 +143,8 @@ def check(w: Any, argument: str = "w", *, stacked: bool = False) -> None:
                 f"{argument}.{name} must have shape {(*lead, *shape)}, got {leaf.shape}: a weight must not be sliced or reshaped"
             )
     _check_bias(w.bias, (*lead, out), argument)
+    if on_host(w.trits) and (largest := int(np.max(np.asarray(w.trits), initial=0))) > reference.LARGEST_BYTE:
+        raise ValueError(f"{argument}.trits must hold packed trits, at most {reference.LARGEST_BYTE} each, found {largest}")
     if w.score is not None and on_host(w.score) and np.any(np.asarray(w.score)):
         raise ValueError(
             f"{argument}.score must be zero: it only carries gradients; it was changed by an optimizer that is not inside "

@@ -59,6 +59,11 @@ SPOILED = {
     "an averaged correlation": (replaced("corr", lambda a: a * 0.9), TypeError, r"w\.corr must be int32, got float32.*averaged"),
     "an averaged step": (replaced("step", lambda a: a * 0.9), TypeError, r"w\.step must be int32"),
     "sliced leaves": (lambda w: jax.tree.map(lambda a: a[:1], dataclasses.replace(w, votes=jnp.zeros(1))), ValueError, "sliced"),
+    "bytes that are not trits": (
+        replaced("trits", lambda a: a.at[3, 1, 2].set(250)),
+        ValueError,
+        r"w\.trits must hold .* 242 each, found 250",
+    ),
     "sliced trits": (replaced("trits", lambda a: a[:, :1]), ValueError, r"w\.trits must have shape \[out, 2, 7\].*sliced"),
     "sliced exponents": (replaced("exponent", lambda a: a[:1]), ValueError, r"w\.exponent must have shape \(8, 2\), got \(1, 2\)"),
     "a correlation without limbs": (replaced("corr", lambda a: a[..., 0]), ValueError, r"w\.corr must have shape \(8, 2, 2\)"),

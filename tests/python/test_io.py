@@ -293,7 +293,7 @@ def test_a_state_that_no_layer_can_have_is_not_saved_and_the_old_file_stays(tmp_
     cast = dataclasses.replace(w, corr=w.corr.astype(jnp.float32))
     for wrong, kind, why in (
         (refused, ValueError, r'"w.step" must not be negative'),
-        (bytes_243, ValueError, r'"w.trits" must hold packed trits, at most 242 each, found 243 at byte 0'),
+        (bytes_243, ValueError, r'w.trits"? must hold packed trits, at most 242 each, found 243'),
         (padding, ValueError, r'"w.trits" must hold trit 0 after the 3 trits'),
         (cast, TypeError, r"w.corr must be int32"),
     ):
