@@ -68,14 +68,12 @@ auto Call() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_scale, Scale,
-                              (Call<3, 1>().Attr<int64_t>("group_size").Attr<float>("gain")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_scale, Scale, (Call<3, 1>().Attr<int64_t>("group_size").Attr<float>("gain")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_matmul, Matmul, (Call<3, 1>().Attr<int64_t>("group_size")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_matmul_transposed, MatmulTransposed,
                               (Call<3, 1>().Attr<int64_t>("group_size")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_correlate, Correlate, (Call<3, 2>().Attr<int64_t>("group_size")));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_correlate_dense, CorrelateDense,
-                              (Call<2, 1>().Attr<int64_t>("group_size")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_correlate_dense, CorrelateDense, (Call<2, 1>().Attr<int64_t>("group_size")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_accumulate, Accumulate,
                               (Call<4, 2>().Attr<int64_t>("group_size").Attr<int64_t>("wanted_votes")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ternax_cpu_pack, Pack, (Call<1, 1>().Attr<int64_t>("group_size")));

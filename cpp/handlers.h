@@ -26,8 +26,7 @@ inline Input View(const Operand& buffer) {
 }
 
 inline Output View(Result& buffer) {
-  return {static_cast<uint8_t*>(buffer->untyped_data()), Dims(*buffer),
-          static_cast<int32_t>(buffer->element_type())};
+  return {static_cast<uint8_t*>(buffer->untyped_data()), Dims(*buffer), static_cast<int32_t>(buffer->element_type())};
 }
 
 // Runs `call` and turns whatever it throws into an XLA error: nothing may unwind into jaxlib.

@@ -31,6 +31,7 @@ MEMORY_SHAPE = (512, 4096, 4096)
 def problem(tokens: int, in_dim: int, out_dim: int) -> tuple[Any, Any, Any, Any]:
     """A layer, its dense twin, x and dy."""
     import jax
+
     import ternax as tx
 
     keys = jax.random.split(jax.random.key(0), 3)
@@ -41,6 +42,7 @@ def problem(tokens: int, in_dim: int, out_dim: int) -> tuple[Any, Any, Any, Any]
 def ternary_step(w: Any, x: Any, dy: Any) -> Any:
     """y, dx and the updated layer."""
     import jax
+
     import ternax as tx
 
     y, pullback = jax.vjp(lambda score, votes, x: tx.linear(_with_taps(w, score, votes), x), w.score, w.votes, x)
@@ -88,6 +90,7 @@ def torch_calls(w: Any, x: Any, dy: Any, threads: int) -> dict[str, measure.Call
 def calls(tokens: int, in_dim: int, out_dim: int, threads: int) -> dict[str, measure.Call]:
     """Every contender on one shape."""
     import jax
+
     import ternax as tx
 
     w, dense, x, dy = problem(tokens, in_dim, out_dim)
@@ -101,8 +104,8 @@ def calls(tokens: int, in_dim: int, out_dim: int, threads: int) -> dict[str, mea
 
     dense_full = jax.jit(dense_step)
     with tx.backend("reference"):
-        port_forward = jax.jit(lambda w, x: tx.linear(w, x)).lower(w, x).compile()
-        port_step = jax.jit(lambda w, x, dy: ternary_step(w, x, dy)).lower(w, x, dy).compile()
+        port_forward = jax.jit(tx.linear).lower(w, x).compile()
+        port_step = jax.jit(ternary_step).lower(w, x, dy).compile()
     return {
         "ternax forward": lambda: forward(w, x),
         "XLA dense forward": lambda: dense_forward(dense, x),

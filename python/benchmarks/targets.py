@@ -46,6 +46,7 @@ def forward(tokens: int, threads: int, seconds: float) -> list[Target]:
     """y of one 4096 x 4096 layer."""
     import jax
     import numpy as np
+
     import ternax as tx
 
     w, dense, x, _ = layer.problem(tokens, SIZE, SIZE)
@@ -89,6 +90,7 @@ def step(tokens: int, in_dim: int, out_dim: int, must: float, aim: float, second
 def small_forward(tokens: int, in_dim: int, out_dim: int, seconds: float) -> Target:
     """y of a small layer, call overhead included."""
     import jax
+
     import ternax as tx
 
     w, dense, x, _ = layer.problem(tokens, in_dim, out_dim)
@@ -101,6 +103,7 @@ def bfloat16(tokens: int, seconds: float) -> list[Target]:
     """bfloat16 activations against float32 ones: forward, and dx with the scores."""
     import jax
     import jax.numpy as jnp
+
     import ternax as tx
 
     w, _, x, dy = layer.problem(tokens, SIZE, SIZE)
@@ -135,7 +138,11 @@ def peak_memory() -> tuple[int, int]:
     small = jax.block_until_ready(jax.jit(layer.ternary_step)(*_small_problem()))
     del small
     compiled = jax.jit(layer.ternary_step).lower(w, x, dy).compile()
-    status = lambda key: next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+    def status(key: str) -> int:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = status("VmRSS")
     result = jax.block_until_ready(compiled(w, x, dy))

@@ -14,6 +14,7 @@ trained ternary network (``digits.safetensors``), which is loaded back and compa
 import argparse
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from tqdm import tqdm
 import ternax as tx
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 SIZES = (64, 512, 512, 10)
 BATCH = 256
@@ -174,10 +175,10 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for color, (name, runs) in zip(("tab:orange", "tab:blue"), results.items(), strict=True):
         for axes, values, first in ((left, [run.losses for run in runs], 1), (right, [run.curve for run in runs], 0)):
-            values = np.array(values) * (100 if axes is right else 1)
-            steps = STEPS_PER_CALL * np.arange(first, first + values.shape[1])
-            axes.plot(steps, values.mean(axis=0), color=color, label=name)
-            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
+            curves = np.array(values) * (100 if axes is right else 1)
+            steps = STEPS_PER_CALL * np.arange(first, first + curves.shape[1])
+            axes.plot(steps, curves.mean(axis=0), color=color, label=name)
+            axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, linewidth=0)
     left.set(title="Training loss", xlabel="step", ylabel="cross entropy (nats)", yscale="log")
     right.set(title="Accuracy on test images", xlabel="step", ylabel="images read correctly (%)", ylim=(0, 101))
     right.legend(loc="lower right")
@@ -192,7 +193,7 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
 
 def rows(results: dict[str, list[Run]]) -> list[tuple[str, ...]]:
     """The final table, header first."""
-    weights = sum(n_in * n_out for n_in, n_out in zip(SIZES[:-1], SIZES[1:], strict=True))
+    weights = sum(n_in * n_out for n_in, n_out in itertools.pairwise(SIZES))
     table: list[tuple[str, ...]] = [("network", "test accuracy", "steps per second", "bytes of weights and optimizer", "bits per weight")]
     for name, runs in results.items():
         final = 100 * np.array([run.curve[-1] for run in runs])

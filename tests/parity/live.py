@@ -27,8 +27,8 @@ import ternax as tx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bounds import product_difference, ulps  # noqa: E402
-from torch_reference import TernaryLinear  # noqa: E402
+from bounds import product_difference, ulps
+from torch_reference import TernaryLinear
 
 # Share of the signs of dW that may differ between two float32 implementations: 4e-8 was measured on CPU. Matrix units
 # of GPUs truncate, where CPUs round.

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+
 import ternax as tx
 from ternax import _cli
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import ternax as tx
 from bounds import gamma, group_sums, product_difference, ulps, undecided_signs
 from safetensors import safe_open
+
+import ternax as tx
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "golden.safetensors"
 # Where ternax computes something else on purpose; each has a test of its own.

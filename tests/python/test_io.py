@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+
 import ternax as tx
 from ternax import limbs
 
