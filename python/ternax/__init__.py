@@ -1,6 +1,6 @@
 """ternax: neural-network layers whose persistent state is integers only, inside ordinary JAX programs."""
 
-from ternax import ops, reference
+from ternax import export, ops, reference
 from ternax._backend import backend
 from ternax.io import load, load_torch, save, save_torch
 from ternax.linear import Bound, bind, linear, rms_norm
@@ -17,6 +17,7 @@ __all__ = [
     "checkpoint_policy",
     "compact",
     "expand",
+    "export",
     "from_trits",
     "grad",
     "init",
