@@ -73,7 +73,7 @@ def write_program(folder: str | os.PathLike[str], fun: Callable[..., Any], *args
     """
     folder = pathlib.Path(folder)
     args = jax.device_put(args, jax.local_devices(backend="cpu")[0])
-    # jit would drop operands that take no part in the results, such as score leaves, and the numbering with them.
+    # jit would drop operands that take no part in the results, and change the numbers of the others.
     lowered = jax.jit(fun, keep_unused=True).lower(*args)
     results = lowered.compile()(*args)
     program: Any = lowered.compiler_ir("hlo")

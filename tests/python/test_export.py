@@ -156,12 +156,16 @@ def test_a_written_program_holds_all_operands_its_custom_calls_and_what_jax_comp
     from safetensors.numpy import load_file
 
     weights, x = layers(bias=True), inputs(5)
-    results = tx.export.write_program(tmp_path / "new" / "folder", infer, weights, x)
+    unused = jnp.arange(3)
+    results = tx.export.write_program(tmp_path / "new" / "folder", lambda unused, w, x: infer(w, x), unused, weights, x)
     assert_same(results, jax.jit(infer)(weights, x))
     program = (tmp_path / "new" / "folder" / "program.hlo.pb").read_bytes()
-    assert b"ternax_matmul" in program
+    computation = type(jax.jit(jnp.sin).lower(1.0).compiler_ir("hlo"))
+    entry = computation(program).as_hlo_text().partition("ENTRY")[2]
+    assert "ternax_matmul" in entry
     values = load_file(tmp_path / "new" / "folder" / "values.safetensors")
-    leaves = jax.tree.leaves((weights, x))  # score leaves too, which take no part in the result
+    leaves = jax.tree.leaves((unused, weights, x))
+    assert entry.count(" parameter(") == len(leaves)
     assert set(values) == {f"operand.{k}" for k in range(len(leaves))} | {"result.0"}
     for k, leaf in enumerate(leaves):
         np.testing.assert_array_equal(values[f"operand.{k}"], leaf)
