@@ -29,8 +29,10 @@ fn main() {
     println!("cargo:rerun-if-changed=cpp");
     println!("cargo:rerun-if-changed=src/xla/bridge.rs");
     let headers = xla_ffi_headers();
+    let linked_runtime = env::var_os("CARGO_FEATURE_XLA_RS").map(|_| "cpp/linked_runtime.cc");
     cxx_build::bridge("src/xla/bridge.rs")
         .files(["cpp/handlers.cc", "cpp/host.cc"])
+        .files(linked_runtime)
         .include("cpp")
         .flag(format!("-isystem{}", headers.display()))
         .std("c++17")

@@ -48,6 +48,15 @@ pub enum Error {
         /// The group size of the weight.
         group_size: usize,
     },
+    /// An XLA runtime did not take a custom call.
+    #[cfg(feature = "xla-rs")]
+    #[error("custom call {call} cannot be registered with XLA: {reason}")]
+    Registration {
+        /// The custom call.
+        call: String,
+        /// What XLA, or the look for it, said.
+        reason: String,
+    },
     /// A panic inside a kernel: a bug of ours, but the process lives.
     #[error("internal error in a ternax kernel, please report it: {0}")]
     Panic(String),

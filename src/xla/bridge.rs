@@ -392,3 +392,31 @@ pub unsafe extern "C" fn ternax_table(len: *mut usize) -> *const Entry {
     }
     TABLE.as_ptr()
 }
+
+/// Registers the custom calls with the XLA that is linked into this program; once, before a program that has them is compiled.
+///
+/// # Errors
+/// [`Error::Registration`] where no XLA with a typed FFI is linked, its FFI is older than ours, or it refuses a call.
+#[cfg(feature = "xla-rs")]
+pub fn register() -> Result<()> {
+    use std::ffi::CStr;
+
+    unsafe extern "C" {
+        fn ternax_register(name: *const c_char, platform: *const c_char, execute: *const c_void) -> *const c_char;
+    }
+    for entry in TABLE {
+        // SAFETY: the table holds static strings that end in NUL.
+        let (call, platform) = unsafe { (CStr::from_ptr(entry.name), CStr::from_ptr(entry.platform)) };
+        if platform == c"host" {
+            continue;
+        }
+        // SAFETY: the handler is a static function with the signature of XLA's handlers.
+        let refusal = unsafe { ternax_register(entry.name, entry.platform, entry.execute) };
+        if !refusal.is_null() {
+            // SAFETY: the reason is a string that ends in NUL and lives until this thread's next registration.
+            let reason = unsafe { CStr::from_ptr(refusal) }.to_string_lossy().into_owned();
+            return Err(Error::Registration { call: call.to_string_lossy().into_owned(), reason });
+        }
+    }
+    Ok(())
+}
