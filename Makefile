@@ -5,6 +5,7 @@
 #   make wheel   builds the wheel and runs the README's example from it
 #   make parity  the PyTorch reference against ternax, live, and the notebook
 #   make bench   ratios against named peers
+#   make xla-rs  programs exported from jax, run by Rust without Python (with the XLA of tensorflow-cpu: 2 GB of disk)
 # PYTHON chooses the interpreter, JAX the version (JAX='jax==0.8.3'), VENV where the environment lies.
 
 PYTHON ?= python3
@@ -17,7 +18,17 @@ RUST := Cargo.toml Cargo.lock build.rs cbindgen.toml pyproject.toml $(shell find
 # The C++ shim compiles against the headers of the environment's own jaxlib wherever cargo runs by itself.
 CARGO := PYTHON=$(abspath $(BIN)/python) cargo
 
-.PHONY: env demo test test-rust test-python lint wheel parity bench clean
+# Where `make xla-rs` keeps its XLA and its programs.
+XLA := .venv-xla
+# The crate xla reads its C header with libclang, which needs the compiler's own headers.
+BINDGEN = LIBCLANG_PATH="$$(echo $(abspath $(VENV))/lib/python*/site-packages/clang/native)" \
+	BINDGEN_EXTRA_CLANG_ARGS="-I$$(cc -print-file-name=include)"
+# The wheel's library lacks a few functions that the crate names and these programs never call: symbols are bound when called.
+XLA_LINK = -C relro-level=partial $(patsubst %,-C link-arg=%,-Wl$(,)-z$(,)lazy -Wl$(,)--unresolved-symbols=ignore-all \
+	-L$(abspath $(XLA)/extension/lib) -Wl$(,)-rpath$(,)$(abspath $(XLA)/extension/lib) -Wl$(,)--no-as-needed -ltensorflow_framework)
+, := ,
+
+.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs clean
 
 env: $(VENV)/.package
 
@@ -44,6 +55,7 @@ test: lint test-rust test-python
 lint: $(VENV)/.group-test
 	cargo fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	DOCS_RS=1 $(BINDGEN) $(CARGO) clippy --features xla-rs --example run_hlo -- -D warnings
 	$(BIN)/clang-format --dry-run -Werror $(shell find cpp tests \( -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' \))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,6 +86,17 @@ wheel: $(VENV)/.created
 	$(VENV)-wheel/bin/pip install --quiet $(JAX) pytest "$$(ls $(CURDIR)/dist/*.whl)[optax]"
 	$(VENV)-wheel/bin/python -m pytest tests/python/test_readme.py
 	$(VENV)-wheel/bin/ternax --help
+
+$(XLA)/.extension: pyproject.toml tests/xla_rs/make_extension.py | $(VENV)/.created
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(XLA)/packages --group xla-rs
+	$(BIN)/python tests/xla_rs/make_extension.py $(XLA)/packages $(XLA)/extension
+	touch $@
+
+xla-rs: $(VENV)/.group-bindgen $(XLA)/.extension
+	$(BIN)/python python/examples/without_python.py $(XLA)/programs
+	XLA_EXTENSION_DIR=$(abspath $(XLA)/extension) $(BINDGEN) $(CARGO) rustc --release --features xla-rs --example run_hlo \
+		--target-dir $(XLA)/target -- $(XLA_LINK)
+	TF_CPP_MIN_LOG_LEVEL=2 $(XLA)/target/release/examples/run_hlo $(XLA)/programs/infer $(XLA)/programs/train
 
 clean:
 	rm -rf target .venv* out python/ternax/_native

@@ -1,0 +1,2 @@
+// See BuiltinOps.h.
+#include "mlir/IR/BuiltinOps.h"
