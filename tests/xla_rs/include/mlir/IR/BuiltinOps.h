@@ -1,5 +1,5 @@
-// Stand-ins for classes of MLIR, whose headers tensorflow-cpu does not ship: enough to compile the crate xla, which names
-// them where it converts between HLO and StableHLO.
+// Stand-ins for classes of MLIR, whose headers tensorflow-cpu does not ship: enough to compile the crate xla, which
+// names them where it converts between HLO and StableHLO.
 #ifndef TERNAX_TESTS_MLIR_BUILTIN_OPS_H_
 #define TERNAX_TESTS_MLIR_BUILTIN_OPS_H_
 
