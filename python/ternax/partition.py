@@ -7,6 +7,7 @@ single inputs ``i`` or groups ``g``, and what is never split: ``b`` bytes of a g
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -267,7 +268,14 @@ def _partitioned(op: str, lay: Layout, shards: int, items: tuple[tuple[str, Any]
         return mesh, per_shard, tuple(out) if len(out) > 1 else out[0], tuple(split)
 
     call.def_partition(partition=partition, sharding_rule=lambda mesh, *_: sharding_rule(lay, shards, params["group_size"], mesh))
-    return call
+
+    def named(*args: jax.Array) -> Any:
+        return call(*args)
+
+    # What the callbacks were made from is nowhere else in the program: without it, jax's compile cache would take an exact and a
+    # vote reduction for one program where the address of the callbacks is left out of its key (jax issue 21159).
+    named.__name__ = f"ternax_{op}_{hashlib.sha256(repr((lay, shards, items)).encode()).hexdigest()[:16]}"
+    return jax.jit(named)
 
 
 def _entries(a: Any) -> tuple[Any, ...]:
