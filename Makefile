@@ -24,9 +24,8 @@ XLA := .venv-xla
 BINDGEN = LIBCLANG_PATH="$$(echo $(abspath $(VENV))/lib/python*/site-packages/clang/native)" \
 	BINDGEN_EXTRA_CLANG_ARGS="-I$$(cc -print-file-name=include)"
 # The wheel's library lacks a few functions that the crate names and these programs never call: symbols are bound when called.
-XLA_LINK = -C relro-level=partial $(patsubst %,-C link-arg=%,-Wl$(,)-z$(,)lazy -Wl$(,)--unresolved-symbols=ignore-all \
-	-L$(abspath $(XLA)/extension/lib) -Wl$(,)-rpath$(,)$(abspath $(XLA)/extension/lib) -Wl$(,)--no-as-needed -ltensorflow_framework)
-, := ,
+XLA_LINK = -C relro-level=partial -C link-args="-Wl,--unresolved-symbols=ignore-all -L$(abspath $(XLA))/extension/lib \
+	-Wl,-rpath,$(abspath $(XLA))/extension/lib -ltensorflow_framework"
 
 .PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs clean
 
@@ -96,7 +95,7 @@ xla-rs: $(VENV)/.group-bindgen $(XLA)/.extension
 	$(BIN)/python python/examples/without_python.py $(XLA)/programs
 	XLA_EXTENSION_DIR=$(abspath $(XLA)/extension) $(BINDGEN) $(CARGO) rustc --release --features xla-rs --example run_hlo \
 		--target-dir $(XLA)/target -- $(XLA_LINK)
-	TF_CPP_MIN_LOG_LEVEL=2 $(XLA)/target/release/examples/run_hlo $(XLA)/programs/infer $(XLA)/programs/train
+	TF_ENABLE_ONEDNN_OPTS=0 $(XLA)/target/release/examples/run_hlo $(XLA)/programs/infer $(XLA)/programs/train
 
 clean:
 	rm -rf target .venv* out python/ternax/_native
