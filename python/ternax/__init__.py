@@ -6,6 +6,7 @@ from ternax.io import load, load_torch, save, save_torch
 from ternax.linear import Bound, bind, linear, rms_norm
 from ternax.optim import TernaryState, grad, update, value_and_grad, with_ternary
 from ternax.primitives import checkpoint_policy
+from ternax.shard import shard
 from ternax.weight import TernaryWeight, compact, expand, from_trits, init, init_norm
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "rms_norm",
     "save",
     "save_torch",
+    "shard",
     "update",
     "value_and_grad",
     "with_ternary",

@@ -270,7 +270,8 @@ def zero_score(w: TernaryWeight) -> jax.Array:
     """The score leaf of ``w``, or the zeros that it would be."""
     if w.score is not None:
         return w.score
-    return _compat.vary(jnp.zeros(w.exponent.shape, jnp.float32), _compat.varying_axes(w.exponent))
+    zeros = jnp.zeros_like(w.exponent, dtype=jnp.float32)  # on an Explicit mesh, split as the weight is
+    return _compat.vary(zeros, _compat.varying_axes(w.exponent))
 
 
 def compact(tree: Any) -> Any:
