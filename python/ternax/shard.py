@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ternax.partition import axes_of
 from ternax.weight import TernaryWeight, check, is_ternary
@@ -38,15 +39,22 @@ def shard(tree: Any, mesh: Mesh, rule: Any) -> Any:
             raise TypeError(f"shard: rule must be a PartitionSpec(out, in), or a prefix of tree with such leaves, got {spec!r}")
         spec = spec or PartitionSpec()
         if not is_ternary(node):
-            return jax.device_put(node, NamedSharding(mesh, spec))
+            return _put(node, NamedSharding(mesh, spec))
         specs = weight_specs(node, mesh, spec, f"tree{jax.tree_util.keystr(path)}")
-        return jax.tree.map(lambda leaf, s: jax.device_put(leaf, NamedSharding(mesh, s)), node, specs)
+        return jax.tree.map(lambda leaf, s: _put(leaf, NamedSharding(mesh, s)), node, specs)
 
     return jax.tree_util.tree_map_with_path(place, tree, rules, is_leaf=is_ternary)
 
 
 def _is_rule(node: Any) -> bool:
     return node is None or isinstance(node, PartitionSpec)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    if not isinstance(leaf, jax.core.Tracer):
+        return jax.device_put(leaf, sharding)
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return jax.sharding.reshard(leaf, sharding) if explicit else lax.with_sharding_constraint(leaf, sharding)
 
 
 def weight_specs(w: TernaryWeight, mesh: Mesh, spec: PartitionSpec, name: str = "w") -> TernaryWeight:
