@@ -1,5 +1,6 @@
 //! `corr -= score; step += votes`, exact in int64, in place.
 
+use super::isa::{Loop, Tier, vectorise};
 use super::threads;
 use crate::correlation::{add_votes, check_scores, subtract_scores};
 use crate::error::Result;
@@ -9,13 +10,46 @@ const BLOCK: usize = 1 << 15;
 
 /// Checks the scores of one layer, as [`check_scores`]; nothing may be written before all layers of a call passed.
 pub fn check(score: &[f32], votes: f32, group_size: usize, wanted_votes: Option<u32>) -> Result<()> {
-    check_scores(score, votes, group_size, wanted_votes)
+    vectorise(Tier::chosen(), Check { score, votes, group_size, wanted_votes })
 }
 
 /// Updates one layer: `corr [out, groups, 2]` by `score [out, groups]` and `step` by `votes` (SPEC 17). Check them first.
 pub fn accumulate(corr: &mut [i32], step: &mut [i32; 2], score: &[f32], votes: f32) {
     threads::for_each_block(corr, BLOCK, 3 * score.len(), |index, limbs| {
-        subtract_scores(limbs, &score[index * BLOCK / 2..][..limbs.len() / 2]);
+        let score = &score[index * BLOCK / 2..][..limbs.len() / 2];
+        vectorise(Tier::chosen(), Subtract { limbs, score });
     });
     add_votes(step, votes);
+}
+
+/// [`check_scores`] as vectors.
+struct Check<'a> {
+    score: &'a [f32],
+    votes: f32,
+    group_size: usize,
+    wanted_votes: Option<u32>,
+}
+
+impl Loop for Check<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn run(self) -> Result<()> {
+        check_scores(self.score, self.votes, self.group_size, self.wanted_votes)
+    }
+}
+
+/// [`subtract_scores`] as vectors.
+struct Subtract<'a> {
+    limbs: &'a mut [i32],
+    score: &'a [f32],
+}
+
+impl Loop for Subtract<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        subtract_scores(self.limbs, self.score);
+    }
 }
