@@ -31,14 +31,14 @@ pub enum Order {
 
 impl Order {
     /// Checks that the operands of a micro-kernel hold `rows` rows, and returns the steps of the panel.
-    pub(super) fn check<W>(self, rows: usize, left: &[W], right: &[W], sums: &[f32], columns: usize) -> usize {
+    pub(super) fn check<W>(self, rows: usize, left: &[W], right: &[W], sums: Option<&[f32]>, columns: usize) -> usize {
         let steps = right.len() / columns;
         let words = match self {
             Order::Rows => (rows - 1) * ROW_STRIDE + steps,
             Order::Steps => steps.saturating_sub(1) * STEP_STRIDE + rows,
         };
         assert!(steps == 0 || left.len() >= words, "a left operand of {words} words");
-        assert!(sums.len() >= rows * columns, "sums of {rows} rows");
+        assert!(sums.is_none_or(|sums| sums.len() >= rows * columns), "sums of {rows} rows");
         steps
     }
 }
@@ -118,6 +118,10 @@ impl Fill<u32> for bf16 {
 /// Every sum takes its steps one after another, so that cutting them into chunks changes no bit.
 pub type Multiply<W> = fn(usize, &[W], Order, &[W], &mut [f32], bool);
 
+/// The signs of the sums that [`Multiply`] would make of a left operand in [`Order::Steps`]: arguments are the rows, the
+/// operands, the sums to go on from if any, and for each row the bits to write, those of the tile's columns from the given one.
+pub type Signs<W> = fn(usize, &[W], &[W], Option<&[f32]>, &mut [SignBits], usize);
+
 /// Writes `S T` of some rows and columns of a matrix into right panels that lie `stride` words apart.
 pub type Weights<W> = fn(TernaryMatrix<'_>, &[f32], Range<usize>, Range<usize>, &mut [W], usize);
 
@@ -127,45 +131,52 @@ pub struct Product<W: 'static> {
     pub name: &'static str,
     /// Most rows of a tile.
     pub rows: usize,
-    /// Columns of a tile: at most 32.
+    /// Columns of a tile: a divisor of 32.
     pub columns: usize,
     /// The micro-kernel.
     pub multiply: Multiply<W>,
+    /// The micro-kernel that keeps nothing but signs.
+    pub signs: Signs<W>,
     /// Panels of `S T`.
     pub weights: Weights<W>,
 }
 
-/// Where the trits of up to 32 columns are +1 and where -1, one bit per column.
+/// Columns of [`Bits`].
+pub const BIT_COLUMNS: usize = 512;
+
+/// One bit for each of up to [`BIT_COLUMNS`] columns, the first one lowest.
+pub type Bits = [u32; BIT_COLUMNS / 32];
+
+/// Which trits of a row are 1 and which -1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TritMask {
+#[repr(align(64))]
+pub struct TritBits {
     /// Columns of trit 1.
-    pub plus: u32,
+    pub plus: Bits,
     /// Columns of trit -1.
-    pub minus: u32,
+    pub minus: Bits,
 }
 
-/// Columns whose gradient has the sign of the trit, and columns where it has the opposite one.
+/// Which gradients of a row are positive and which negative. The sign is SPEC 20's: NaN and both zeros have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Agreement {
-    /// Same sign.
-    pub same: u32,
-    /// Opposite signs.
-    pub opposite: u32,
+#[repr(align(64))]
+pub struct SignBits {
+    /// Columns of positive gradients.
+    pub positive: Bits,
+    /// Columns of negative gradients.
+    pub negative: Bits,
 }
 
-impl TritMask {
-    /// Compares with the columns of positive and of negative gradients.
+impl SignBits {
+    /// Writes the signs of `count` columns from `first`; none of them crosses a word.
     #[inline(always)]
-    pub fn compare(self, positive: u32, negative: u32) -> Agreement {
-        Agreement { same: positive & self.plus | negative & self.minus, opposite: positive & self.minus | negative & self.plus }
+    pub fn set(&mut self, first: usize, count: usize, positive: u32, negative: u32) {
+        let (word, shift, mask) = (first / 32, first % 32, u32::MAX >> (32 - count));
+        for (bits, new) in [(&mut self.positive[word], positive), (&mut self.negative[word], negative)] {
+            *bits = *bits & !(mask << shift) | new << shift;
+        }
     }
 }
-
-/// Trit masks of some rows and columns of a matrix, in slices of `width` columns: `masks[slice * rows + row]`.
-pub type TritMasks = fn(TernaryMatrix<'_>, Range<usize>, Range<usize>, usize, &mut [TritMask]);
-
-/// Compares `gradients [rows][columns]` with one mask per row. The sign is SPEC 20's: NaN and both zeros have none.
-pub type Compare = fn(&[f32], &[TritMask], &mut [Agreement]);
 
 /// All that the backward kernels need of a tier.
 pub struct Backward {
@@ -175,10 +186,10 @@ pub struct Backward {
     pub float32: &'static Product<f32>,
     /// Products of bfloat16, where the machine multiplies them faster than float32.
     pub bfloat16: Option<&'static Product<u32>>,
-    /// Trits as bits.
-    pub trit_masks: TritMasks,
-    /// Signs of gradients against trits.
-    pub compare: Compare,
+    /// The trits of some rows and up to [`BIT_COLUMNS`] columns, for each row; columns past the last one count as trit 0.
+    pub trit_bits: fn(TernaryMatrix<'_>, Range<usize>, Range<usize>, &mut [TritBits]),
+    /// The signs of up to [`BIT_COLUMNS`] gradients; what stands for further columns is anything.
+    pub sign_bits: fn(&[f32], &mut SignBits),
 }
 
 impl Backward {

@@ -17,7 +17,7 @@ pub(super) fn backward() -> Backward {
         tier: Tier::Avx512,
         float32: &product::FLOAT32,
         bfloat16: is_x86_feature_detected!("avx512bf16").then_some(&product::BFLOAT16),
-        trit_masks: signs::trit_masks,
-        compare: signs::compare,
+        trit_bits: signs::trit_bits,
+        sign_bits: signs::sign_bits,
     }
 }

@@ -3,52 +3,86 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::window::{Tables, WIDTH, Window};
-use crate::cpu::isa::backward::{Agreement, TritMask};
-use crate::trits::TernaryMatrix;
+use super::window::{Tables, WIDTH, Window, load};
+use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
+use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
-/// Trit masks in slices of 32 columns.
-pub fn trit_masks(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, width: usize, masks: &mut [TritMask]) {
-    assert_eq!(width, super::product::COLUMNS);
+/// `[places of trit 1, places of trit -1]` of every byte, as five bits each; bytes above 242 read modulo 243.
+static SIGNS: [[u8; 256]; 2] = {
+    let mut signs = [[0; 256]; 2];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut place = 0;
+        while place < TRITS_PER_BYTE {
+            match byte / PLACES[place] as usize % 3 {
+                2 => signs[0][byte] |= 1 << place,
+                0 => signs[1][byte] |= 1 << place,
+                _ => {}
+            }
+            place += 1;
+        }
+        byte += 1;
+    }
+    signs
+};
+
+/// The trits of some rows as bits.
+pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
+    assert!(columns.len() <= BIT_COLUMNS && bits.len() == rows.len(), "{rows:?} and {columns:?}");
     // SAFETY: the table with this function is handed out only where the machine has the tier.
-    unsafe { trit_masks_by_32(matrix, rows, columns, masks) }
+    unsafe { trit_bits_by_64(matrix, rows, columns, bits) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn trit_masks_by_32(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, masks: &mut [TritMask]) {
-    let (tables, row_bytes, count) = (Tables::new(), matrix.layout().row_bytes(), rows.len());
-    for (window_index, start) in columns.clone().step_by(WIDTH).enumerate() {
-        let window = Window::new(matrix.layout(), start, |lane| lane);
-        let there = u64::MAX >> (WIDTH - (columns.end - start).min(WIDTH));
-        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
-            for (row, digits) in (first..rows.end).zip(digits) {
-                let plus = _mm512_cmpeq_epi8_mask(digits, _mm512_set1_epi8(2)) & there;
-                let minus = _mm512_testn_epi8_mask(digits, digits) & there;
-                let at = 2 * window_index * count + row - rows.start;
-                masks[at] = TritMask { plus: plus as u32, minus: minus as u32 };
-                if let Some(mask) = masks.get_mut(at + count) {
-                    *mask = TritMask { plus: (plus >> 32) as u32, minus: (minus >> 32) as u32 };
+fn trit_bits_by_64(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
+    let (tables, row_bytes) = (Tables::of(&SIGNS), matrix.layout().row_bytes());
+    let windows = columns.len().div_ceil(WIDTH);
+    for (index, first) in columns.clone().step_by(WIDTH).enumerate() {
+        let window = Window::new(matrix.layout(), first, |lane| lane);
+        let places = load(&window.places());
+        let there = u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH));
+        tables.for_looked_up(&window, matrix.bytes(), row_bytes, rows.clone(), &window.bytes(), |row, looked_up, select| {
+            for (bits, (signs, select)) in bits[row - rows.start..].iter_mut().zip(looked_up.into_iter().zip(select)) {
+                for (words, signs) in [&mut bits.plus, &mut bits.minus].into_iter().zip(signs) {
+                    let mask = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(select, signs), places) & there;
+                    words.as_chunks_mut::<2>().0[index] = [mask as u32, (mask >> 32) as u32];
                 }
             }
         });
     }
+    for bits in bits {
+        bits.plus[2 * windows..].fill(0);
+        bits.minus[2 * windows..].fill(0);
+    }
 }
 
-/// Compares rows of 32 gradients with their masks.
-pub fn compare(gradients: &[f32], masks: &[TritMask], agreements: &mut [Agreement]) {
-    // SAFETY: the table with this function is handed out only where the machine has the tier.
-    unsafe { compare_by_32(gradients, masks, agreements) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn compare_by_32(gradients: &[f32], masks: &[TritMask], agreements: &mut [Agreement]) {
+/// The positive and the negative ones of 32 gradients.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn sign_words([low, high]: [__m512; 2]) -> (u32, u32) {
     let zero = _mm512_setzero_ps();
-    for ((row, mask), agreement) in gradients.as_chunks::<32>().0.iter().zip(masks).zip(agreements) {
-        // SAFETY: a row is 32 float32.
-        let (low, high) = unsafe { (_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))) };
-        let bits = |low: __mmask16, high: __mmask16| u32::from(low) | u32::from(high) << 16;
-        let positive = bits(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_GT_OQ>(high, zero));
-        let negative = bits(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_LT_OQ>(high, zero));
-        *agreement = mask.compare(positive, negative);
+    let bits = |low: __mmask16, high: __mmask16| u32::from(low) | u32::from(high) << 16;
+    (
+        bits(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_GT_OQ>(high, zero)),
+        bits(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_LT_OQ>(high, zero)),
+    )
+}
+
+/// The signs of a row of gradients.
+pub fn sign_bits(gradients: &[f32], signs: &mut SignBits) {
+    // SAFETY: the table with this function is handed out only where the machine has the tier.
+    unsafe { sign_bits_by_32(gradients, signs) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn sign_bits_by_32(gradients: &[f32], signs: &mut SignBits) {
+    let (whole, rest) = gradients.as_chunks::<32>();
+    let mut padded = [0.0; 32];
+    padded[..rest.len()].copy_from_slice(rest);
+    let rest = (!rest.is_empty()).then_some(&padded);
+    for (word, gradients) in whole.iter().chain(rest).enumerate() {
+        // SAFETY: there are 32 of them.
+        let halves = unsafe { [_mm512_loadu_ps(gradients.as_ptr()), _mm512_loadu_ps(gradients.as_ptr().add(16))] };
+        (signs.positive[word], signs.negative[word]) = sign_words(halves);
     }
 }

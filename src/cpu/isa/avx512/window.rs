@@ -50,33 +50,40 @@ impl Window {
     /// The window of up to 64 columns from `first`; lane `l` takes column `first + column_of(l)`, or anything where the row has
     /// no such column.
     pub fn new(layout: GroupLayout, first: usize, column_of: impl Fn(usize) -> usize) -> Self {
-        let byte_of = |column: usize| {
+        let place_of = |column: usize| {
             let (group, position) = (column / layout.group_size(), column % layout.group_size());
-            group * layout.group_bytes() + position / TRITS_PER_BYTE
+            (group * layout.group_bytes() + position / TRITS_PER_BYTE, position % TRITS_PER_BYTE)
         };
         let last = layout.in_dim().min(first + WIDTH) - 1;
-        let first_byte = byte_of(first);
-        let mut window = Self { first_byte, span: byte_of(last) + 1 - first_byte, select: [0; WIDTH], shift: [0; WIDTH] };
+        let first_byte = place_of(first).0;
+        let mut window = Self { first_byte, span: place_of(last).0 + 1 - first_byte, select: [0; WIDTH], shift: [0; WIDTH] };
         for lane in 0..WIDTH {
             let column = first + column_of(lane);
             if column > last {
                 continue;
             }
-            let place = column % layout.group_size() % TRITS_PER_BYTE;
+            let (byte, place) = place_of(column);
             let (fifth, field) = if place < 4 { (0, 2 * place) } else { (64, 0) };
-            window.select[lane] = (byte_of(column) - first_byte + fifth) as u8;
+            window.select[lane] = (byte - first_byte + fifth) as u8;
             window.shift[lane] = (8 * (lane % 8) + field) as u8;
         }
         window
+    }
+
+    /// For each lane its byte, counted from the first one.
+    pub fn bytes(&self) -> [u8; WIDTH] {
+        self.select.map(|select| select % 64)
+    }
+
+    /// For each lane the bit of its place in the byte.
+    pub fn places(&self) -> [u8; WIDTH] {
+        std::array::from_fn(|lane| if self.select[lane] < 64 { 1 << (self.shift[lane] % 8 / 2) } else { 1 << 4 })
     }
 }
 
 /// The tables in registers.
 #[derive(Clone, Copy)]
-pub struct Tables {
-    fields: [__m512i; 4],
-    fifth: [__m512i; 4],
-}
+pub struct Tables([[__m512i; 4]; 2]);
 
 /// 64 bytes of a table.
 #[inline]
@@ -110,19 +117,25 @@ fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 impl Tables {
-    /// Loads the tables.
+    /// Loads the tables of digits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn new() -> Self {
-        let registers = |table: &'static [u8; 256]| {
+        Self::of(&DIGITS)
+    }
+
+    /// Loads two tables.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn of(tables: &'static [[u8; 256]; 2]) -> Self {
+        Self(tables.each_ref().map(|table| {
             let parts = table.as_chunks::<64>().0;
             [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])]
-        };
-        Self { fields: registers(&DIGITS[0]), fifth: registers(&DIGITS[1]) }
+        }))
     }
 
     /// Calls `body(row, digits)` for every four rows of `rows`: the digits (0, 1, 2) of a window in the rows from `row` on, of
-    /// `row_bytes` bytes each. Rows past the end of `bytes` give anything.
+    /// `row_bytes` bytes each. Rows past the end of `bytes` give anything. The tables must be those of digits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn for_rows(
@@ -133,26 +146,49 @@ impl Tables {
         rows: Range<usize>,
         mut body: impl FnMut(usize, [__m512i; ROWS]),
     ) {
-        let (select, shift, three) = (load(&window.select), load(&window.shift), _mm512_set1_epi8(3));
-        let quarters = [0, 16, 32, 48].map(|quarter| _mm512_add_epi8(select, _mm512_set1_epi8(quarter)));
-        let extract = |fields, fifth, select| {
-            let bytes = _mm512_permutex2var_epi8(fields, select, fifth);
-            _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), three)
-        };
-        let narrow = window.span <= 16;
-        for row in rows.step_by(ROWS) {
-            let first = row * row_bytes + window.first_byte;
-            let digits = if narrow {
+        let (shift, three) = (load(&window.shift), _mm512_set1_epi8(3));
+        self.for_looked_up(window, bytes, row_bytes, rows, &window.select, |row, looked_up, select| {
+            body(
+                row,
+                std::array::from_fn(|index| {
+                    let [fields, fifth] = looked_up[index];
+                    let bytes = _mm512_permutex2var_epi8(fields, select[index], fifth);
+                    _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), three)
+                }),
+            );
+        });
+    }
+
+    /// Calls `body(row, looked_up, select)` for every four rows of `rows`, of `row_bytes` bytes each: what the bytes of a window
+    /// are in both tables, for the rows from `row` on, and for each of these rows `select` moved to where its bytes lie. Rows
+    /// past the end of `bytes` give anything.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn for_looked_up(
+        &self,
+        window: &Window,
+        bytes: &[u8],
+        row_bytes: usize,
+        rows: Range<usize>,
+        select: &[u8; WIDTH],
+        mut body: impl FnMut(usize, [[__m512i; 2]; ROWS], [__m512i; ROWS]),
+    ) {
+        let select = load(select);
+        let rows = rows.step_by(ROWS).map(|row| (row, row * row_bytes + window.first_byte));
+        if window.span <= 16 {
+            let select = [0, 16, 32, 48].map(|quarter| _mm512_add_epi8(select, _mm512_set1_epi8(quarter)));
+            for (row, first) in rows {
                 let packed = sixteen_of_four(bytes, first, row_bytes);
-                let (fields, fifth) = (look_up(&self.fields, packed), look_up(&self.fifth, packed));
-                quarters.map(|select| extract(fields, fifth, select))
-            } else {
-                [0, 1, 2, 3].map(|index| {
+                body(row, [self.0.each_ref().map(|table| look_up(table, packed)); ROWS], select);
+            }
+        } else {
+            for (row, first) in rows {
+                let looked_up = [0, 1, 2, 3].map(|index| {
                     let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
-                    extract(look_up(&self.fields, packed), look_up(&self.fifth, packed), select)
-                })
-            };
-            body(row, digits);
+                    self.0.each_ref().map(|table| look_up(table, packed))
+                });
+                body(row, looked_up, [select; ROWS]);
+            }
         }
     }
 }

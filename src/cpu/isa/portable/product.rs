@@ -1,16 +1,17 @@
 //! Register tiles of 8 columns: 4 rows fill the 16 registers of SSE2, 8 rows use the 32 of Advanced SIMD.
 
 use super::panel;
-use crate::cpu::isa::backward::{Order, Product, ROW_STRIDE, STEP_STRIDE};
+use super::signs::sign_words;
+use crate::cpu::isa::backward::{Order, Product, ROW_STRIDE, STEP_STRIDE, SignBits};
 
 const COLUMNS: usize = 8;
 
 /// For 16 vector registers.
 pub static TILE_4X8: Product<f32> =
-    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, weights: panel::weights::<COLUMNS> };
+    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
 
 /// For 32 vector registers.
-pub static TILE_8X8: Product<f32> = Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, weights: panel::weights::<COLUMNS> };
+pub static TILE_8X8: Product<f32> = Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
 
 /// `sum + left * right`, fused where that is an instruction and not a call.
 #[inline(always)]
@@ -19,15 +20,14 @@ fn multiply_add(left: f32, right: f32, sum: f32) -> f32 {
 }
 
 #[inline(always)]
-fn tile<const ROWS: usize>(left: &[f32], order: Order, right: &[f32], sums: &mut [f32], resume: bool) {
+fn tile<const ROWS: usize>(left: &[f32], order: Order, right: &[f32], start: Option<&[f32]>) -> [[f32; COLUMNS]; ROWS] {
     let (row_stride, step_stride) = match order {
         Order::Rows => (ROW_STRIDE, 1),
         Order::Steps => (1, STEP_STRIDE),
     };
-    let (sums, _) = sums.as_chunks_mut::<COLUMNS>();
     let mut tile = [[0.0; COLUMNS]; ROWS];
-    if resume {
-        tile.copy_from_slice(&sums[..ROWS]);
+    if let Some(start) = start {
+        tile.copy_from_slice(&start.as_chunks().0[..ROWS]);
     }
     for (step, right) in right.as_chunks::<COLUMNS>().0.iter().enumerate() {
         for (row, tile) in tile.iter_mut().enumerate() {
@@ -37,19 +37,47 @@ fn tile<const ROWS: usize>(left: &[f32], order: Order, right: &[f32], sums: &mut
             }
         }
     }
-    sums[..ROWS].copy_from_slice(&tile);
+    tile
+}
+
+#[inline(always)]
+fn sums_of_tile<const ROWS: usize>(left: &[f32], order: Order, right: &[f32], sums: &mut [f32], resume: bool) {
+    let tile = tile::<ROWS>(left, order, right, resume.then_some(&*sums));
+    sums.as_chunks_mut().0[..ROWS].copy_from_slice(&tile);
+}
+
+#[inline(always)]
+fn signs_of_tile<const ROWS: usize>(left: &[f32], right: &[f32], start: Option<&[f32]>, signs: &mut [SignBits], column: usize) {
+    for (tile, signs) in tile::<ROWS>(left, Order::Steps, right, start).iter().zip(signs) {
+        let (positive, negative) = sign_words(tile);
+        signs.set(column, COLUMNS, positive, negative);
+    }
 }
 
 fn multiply(rows: usize, left: &[f32], order: Order, right: &[f32], sums: &mut [f32], resume: bool) {
     match rows {
-        1 => tile::<1>(left, order, right, sums, resume),
-        2 => tile::<2>(left, order, right, sums, resume),
-        3 => tile::<3>(left, order, right, sums, resume),
-        4 => tile::<4>(left, order, right, sums, resume),
-        5 => tile::<5>(left, order, right, sums, resume),
-        6 => tile::<6>(left, order, right, sums, resume),
-        7 => tile::<7>(left, order, right, sums, resume),
-        8 => tile::<8>(left, order, right, sums, resume),
+        1 => sums_of_tile::<1>(left, order, right, sums, resume),
+        2 => sums_of_tile::<2>(left, order, right, sums, resume),
+        3 => sums_of_tile::<3>(left, order, right, sums, resume),
+        4 => sums_of_tile::<4>(left, order, right, sums, resume),
+        5 => sums_of_tile::<5>(left, order, right, sums, resume),
+        6 => sums_of_tile::<6>(left, order, right, sums, resume),
+        7 => sums_of_tile::<7>(left, order, right, sums, resume),
+        8 => sums_of_tile::<8>(left, order, right, sums, resume),
+        _ => unreachable!("a tile has 1 to 8 rows"),
+    }
+}
+
+fn signs(rows: usize, left: &[f32], right: &[f32], start: Option<&[f32]>, signs: &mut [SignBits], column: usize) {
+    match rows {
+        1 => signs_of_tile::<1>(left, right, start, signs, column),
+        2 => signs_of_tile::<2>(left, right, start, signs, column),
+        3 => signs_of_tile::<3>(left, right, start, signs, column),
+        4 => signs_of_tile::<4>(left, right, start, signs, column),
+        5 => signs_of_tile::<5>(left, right, start, signs, column),
+        6 => signs_of_tile::<6>(left, right, start, signs, column),
+        7 => signs_of_tile::<7>(left, right, start, signs, column),
+        8 => signs_of_tile::<8>(left, right, start, signs, column),
         _ => unreachable!("a tile has 1 to 8 rows"),
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::panel::for_bytes;
-use crate::cpu::isa::backward::{Agreement, TritMask};
+use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
 /// The columns of trit +1 and of trit -1 of every byte, as five bits each; bytes above 242 read modulo 243.
@@ -25,41 +25,39 @@ static SIGNS: [[u8; 2]; 256] = {
     table
 };
 
-/// Trit masks in slices of `width` columns.
-pub fn trit_masks(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, width: usize, masks: &mut [TritMask]) {
-    let count = rows.len();
-    masks.fill(TritMask::default());
-    for (index, row) in rows.enumerate() {
+/// The trits of some rows as bits.
+pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
+    assert!(columns.len() <= BIT_COLUMNS && bits.len() == rows.len(), "{rows:?} and {columns:?}");
+    for (row, bits) in rows.zip(bits) {
+        *bits = TritBits::default();
         for_bytes(matrix, row, columns.clone(), |byte, place, columns, _| {
             let kept = (1 << columns.len()) - 1;
-            let [plus, minus] = SIGNS[usize::from(byte)].map(|bits| u64::from(bits >> place & kept) << (columns.start % width));
-            let slice = columns.start / width;
-            let mut merge = |slice: usize, shift: usize| {
-                if let Some(mask) = masks.get_mut(slice * count + index) {
-                    mask.plus |= (plus >> shift) as u32 & low_bits(width);
-                    mask.minus |= (minus >> shift) as u32 & low_bits(width);
+            let (word, shift) = (columns.start / 32, columns.start % 32);
+            for (words, signs) in [&mut bits.plus, &mut bits.minus].into_iter().zip(SIGNS[usize::from(byte)]) {
+                let signs = u64::from(signs >> place & kept) << shift;
+                words[word] |= signs as u32;
+                if let Some(next) = words.get_mut(word + 1) {
+                    *next |= (signs >> 32) as u32;
                 }
-            };
-            merge(slice, 0);
-            merge(slice + 1, width);
+            }
         });
     }
 }
 
-/// The lowest `count` bits, 1 to 32.
-fn low_bits(count: usize) -> u32 {
-    u32::MAX >> (32 - count)
+/// The positive and the negative ones of up to 32 gradients.
+#[inline(always)]
+pub fn sign_words(gradients: &[f32]) -> (u32, u32) {
+    let (mut positive, mut negative) = (0, 0);
+    for (column, &gradient) in gradients.iter().enumerate() {
+        positive |= u32::from(gradient > 0.0) << column;
+        negative |= u32::from(gradient < 0.0) << column;
+    }
+    (positive, negative)
 }
 
-/// Compares rows of gradients with their masks.
-pub fn compare(gradients: &[f32], masks: &[TritMask], agreements: &mut [Agreement]) {
-    let width = gradients.len() / masks.len().max(1);
-    for ((row, mask), agreement) in gradients.chunks_exact(width.max(1)).zip(masks).zip(agreements) {
-        let (mut positive, mut negative) = (0, 0);
-        for (column, &gradient) in row.iter().enumerate() {
-            positive |= u32::from(gradient > 0.0) << column;
-            negative |= u32::from(gradient < 0.0) << column;
-        }
-        *agreement = mask.compare(positive, negative);
+/// The signs of a row of gradients.
+pub fn sign_bits(gradients: &[f32], signs: &mut SignBits) {
+    for (word, gradients) in gradients.chunks(32).enumerate() {
+        (signs.positive[word], signs.negative[word]) = sign_words(gradients);
     }
 }
