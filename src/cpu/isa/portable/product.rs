@@ -11,7 +11,8 @@ pub static TILE_4X8: Product<f32> =
     Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
 
 /// For 32 vector registers.
-pub static TILE_8X8: Product<f32> = Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
+pub static TILE_8X8: Product<f32> =
+    Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
 
 /// `sum + left * right`, fused where that is an instruction and not a call.
 #[inline(always)]
