@@ -28,6 +28,12 @@ except ImportError:
         stacklevel=2,
     )
 
+# The only way to put an attribute on an operation; experimental in jax 0.8.3 ... 0.12.
+try:
+    from jax.experimental.xla_metadata import set_xla_metadata as _attributes
+except ImportError:
+    _attributes = None  # type: ignore[assignment]
+
 CAN_PARTITION = _needs_devices is not None
 
 Axes = tuple[str, ...]
@@ -102,3 +108,13 @@ def as_auto(fun: Callable[..., Any], results: Any) -> Callable[..., Any]:
 def without_mesh() -> contextlib.AbstractContextManager[Any]:
     """Per-shard bodies are traced without the user's mesh: an Explicit one would add sharding ops that have no meaning there."""
     return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
+
+
+def labelled(fun: Callable[..., Any], **labels: str) -> Callable[..., Any]:
+    """``fun``, whose operations carry these attributes in the program, where jax can put them there."""
+
+    def wrapped(*args: jax.Array) -> Any:
+        with contextlib.nullcontext() if _attributes is None else _attributes(**labels):
+            return fun(*args)
+
+    return wrapped

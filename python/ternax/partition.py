@@ -269,13 +269,9 @@ def _partitioned(op: str, lay: Layout, shards: int, items: tuple[tuple[str, Any]
 
     call.def_partition(partition=partition, sharding_rule=lambda mesh, *_: sharding_rule(lay, shards, params["group_size"], mesh))
 
-    def named(*args: jax.Array) -> Any:
-        return call(*args)
-
     # What the callbacks were made from is nowhere else in the program: without it, jax's compile cache would take an exact and a
     # vote reduction for one program where the address of the callbacks is left out of its key (jax issue 21159).
-    named.__name__ = f"ternax_{op}_{hashlib.sha256(repr((lay, shards, items)).encode()).hexdigest()[:16]}"
-    return jax.jit(named)
+    return _compat.labelled(call, ternax=hashlib.sha256(repr((lay, shards, items)).encode()).hexdigest())
 
 
 def _entries(a: Any) -> tuple[Any, ...]:
