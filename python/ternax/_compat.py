@@ -1,12 +1,13 @@
 """Every difference between jax versions, and every private name, in one place.
 
 Supported: jax 0.8.3 and newer, no upper bound. Each helper says which version it exists for and why, so that it can go one
-day. Where the private hook that partitioning needs is gone, a newer jax gets unpartitioned calls and one warning.
+day. Where something private is gone, a newer jax gets what can be had without it, and one warning.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,17 +17,32 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+
+def _warn(missing: str, consequence: str) -> None:
+    warnings.warn(f"ternax: jax {jax.__version__} has no {missing}: {consequence}; please report this version", stacklevel=2)
+
+
 # A lowering that contains custom_partitioning needs the devices of the enclosing jit, which jax (0.8.3 ... 0.12) hands only to
-# the members of a private set; there is no public form.
+# the members of a private set; there is no public form. custom_partitioning itself is experimental in all these versions.
+_RULES = ("ArrayMapping", "CompoundFactor", "SdyShardingRule", "custom_partitioning")
+ArrayMapping: Any
+CompoundFactor: Any
+SdyShardingRule: Any
+custom_partitioning: Any
 try:
     from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
-except ImportError:
-    _needs_devices = None  # type: ignore[assignment]
-    warnings.warn(
-        f"ternax: jax {jax.__version__} has no dispatch.prim_requires_devices_during_lowering: results stay right, but sharded "
-        "operands are gathered before each ternary layer; please report this version",
-        stacklevel=2,
-    )
+    _rules = importlib.import_module("jax.experimental.custom_partitioning")
+    ArrayMapping, CompoundFactor, SdyShardingRule, custom_partitioning = (getattr(_rules, name) for name in _RULES)
+    CAN_PARTITION = True
+except (ImportError, AttributeError) as _error:
+    ArrayMapping = CompoundFactor = SdyShardingRule = custom_partitioning = None
+    CAN_PARTITION = False
+    _warn(f"partitioning as ternax knows it ({_error})", "results stay right, but sharded operands are gathered before each ternary layer")
+
+# Where the type of an array keeps the manual axes it varies over: ``mat`` from jax 0.10 on, ``vma`` before.
+_VARYING = next((name for name in ("mat", "vma") if hasattr(jax.core.ShapedArray((), jnp.float32), name)), None)
+if _VARYING is None:
+    _warn("ShapedArray.mat", "inside shard_map, use check_vma=False and give axis_name to ternax.linear and ternax.bind")
 
 # The only way to put an attribute on an operation; experimental in jax 0.8.3 ... 0.12.
 try:
@@ -34,23 +50,20 @@ try:
 except ImportError:
     _attributes = None  # type: ignore[assignment]
 
-CAN_PARTITION = _needs_devices is not None
-
 Axes = tuple[str, ...]
 
 
 def allow_partitioning(primitive: Any) -> None:
     """Lets the lowering of ``primitive`` contain custom_partitioning."""
-    if _needs_devices is not None:
+    if CAN_PARTITION:
         _needs_devices.add(primitive)
 
 
 def varying_axes(x: Any) -> frozenset[str]:
     """Manual mesh axes over which ``x`` (array, tracer or aval) varies; empty where jax does not track them."""
     aval = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
-    if hasattr(aval, "mat"):  # jax >= 0.10
-        return frozenset(aval.mat.varying)
-    return frozenset(getattr(aval, "vma", ()) or ())
+    kept = getattr(aval, _VARYING, None) if _VARYING else None
+    return frozenset() if kept is None else frozenset(kept.varying if _VARYING == "mat" else kept)
 
 
 def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.custom_partitioning import ArrayMapping, CompoundFactor, SdyShardingRule, custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ternax import _compat, ops, reference
+from ternax._compat import ArrayMapping, CompoundFactor, SdyShardingRule, custom_partitioning
 
 Axes = tuple[str, ...]
 Params = Mapping[str, Any]
@@ -226,8 +226,7 @@ def _partitioned(op: str, lay: Layout, shards: int, items: tuple[tuple[str, Any]
     reduce = params.pop("reduce", "exact")
     whole = _whole(op, params)
 
-    @custom_partitioning
-    def call(*args: jax.Array) -> Any:
+    def unsplit(*args: jax.Array) -> Any:
         return whole(*args)
 
     def partition(mesh: Mesh, args: Any, results: Any) -> Any:
@@ -267,6 +266,7 @@ def _partitioned(op: str, lay: Layout, shards: int, items: tuple[tuple[str, Any]
 
         return mesh, per_shard, tuple(out) if len(out) > 1 else out[0], tuple(split)
 
+    call = custom_partitioning(unsplit)
     call.def_partition(partition=partition, sharding_rule=lambda mesh, *_: sharding_rule(lay, shards, params["group_size"], mesh))
 
     # What the callbacks were made from is nowhere else in the program: without it, jax's compile cache would take an exact and a
@@ -279,7 +279,7 @@ def _entries(a: Any) -> tuple[Any, ...]:
     return (tuple(getattr(a.sharding, "spec", None) or ()) + (None,) * len(a.shape))[: len(a.shape)]
 
 
-def sharding_rule(lay: Layout, shards: int, group_size: int, mesh: Any) -> SdyShardingRule:
+def sharding_rule(lay: Layout, shards: int, group_size: int, mesh: Any) -> Any:
     """What Shardy may propagate through the operation.
 
     Inputs and groups share a factor where every mesh axis cuts it evenly or not at all; else they are apart, because half an
@@ -304,4 +304,4 @@ def sharding_rule(lay: Layout, shards: int, group_size: int, mesh: Any) -> SdySh
 
     arrays = [ArrayMapping(*(factor(k, d) for d in dims)) for k, dims in enumerate(names)]
     n = len(lay.operands)
-    return SdyShardingRule(tuple(arrays[:n]), tuple(arrays[n:]), **sizes)  # type: ignore[arg-type]
+    return SdyShardingRule(tuple(arrays[:n]), tuple(arrays[n:]), **sizes)
