@@ -44,16 +44,20 @@ def step(w, x, dy):
     return tx.update(w, tx.grad(loss)(w, x, dy), votes=1)
 
 
+def jvp_and_linearize(w, x, dy):
+    layer = functools.partial(tx.linear, w)
+    return jax.jvp(layer, (x,), (jnp.abs(x),)), jax.linearize(layer, x)[1](jnp.abs(x))
+
+
 # Each as one member sees it.
 USES = {
     "forward": lambda w, x, dy: tx.linear(w, x),
-    "grad": tx.grad(loss, argnums=(0, 1)),
+    "ensemble": tx.grad(loss, argnums=(0, 1)),
     "update": step,
-    "jvp in x": lambda w, x, dy: jax.jvp(functools.partial(tx.linear, w), (x,), (jnp.abs(x),)),
-    "linearize in x": lambda w, x, dy: jax.linearize(functools.partial(tx.linear, w), x)[1](jnp.abs(x)),
+    "jvp, linearize": jvp_and_linearize,
     "HVP in x": lambda w, x, dy: jax.jvp(jax.grad(lambda x: curved(w, x, dy)), (x,), (jnp.abs(x),)),
     "bind": tx.grad(twice),
-    "scores per example": jax.vmap(tx.grad(loss), (None, 0, 0)),
+    "vmap of grad": jax.vmap(tx.grad(loss), (None, 0, 0)),
 }
 
 
@@ -102,9 +106,7 @@ def test_scores_per_example_are_not_the_score_of_the_batch():
     assert np.any(each.score.sum(0) != oracle.score(x, dy, w.unpack(), 32))
 
 
-@pytest.mark.parametrize(
-    "use", [pytest.param(use, marks=pytest.mark.cell("ensemble", "members over devices")) for use in ("grad", "update")]
-)
+@pytest.mark.parametrize("use", [pytest.param(use, marks=pytest.mark.cell(use, "members over devices")) for use in USES])
 def test_members_on_different_devices_exchange_nothing(use):
     ws, x, dy = case()
     mesh = parallel.make_mesh(member=4, data=2)
@@ -126,3 +128,15 @@ def test_members_and_data_are_split_together():
     run = jax.jit(jax.vmap(step, (0, None, None)))
     assert {c.devices for c in collectives(run.lower(*placed).compile().as_text())} == {2}
     assert np.array_equal(run(*placed).corr_int64(), jax.vmap(step, (0, None, None))(ws, x, dy).corr_int64())
+
+
+def test_layers_of_different_group_size_cannot_be_stacked():
+    """Stacked leaf by leaf, the one would be read with the other's groups."""
+    wide, narrow = (tx.from_trits(np.ones((4, 64)), group_size=size) for size in (32, 16))
+    named = r"\(64, 32, 4\.0\)[\s\S]*\(64, 16, 4\.0\)"  # in_dim, group_size and gain
+    with pytest.raises(ValueError, match=named):
+        jax.tree.map(lambda *a: jnp.stack(a), wide, narrow)
+    with pytest.raises(TypeError, match=named):
+        jax.lax.scan(lambda w, _: (narrow, None), wide, length=2)
+    with pytest.raises(TypeError, match=named):
+        jax.lax.cond(jnp.bool_(True), lambda: wide, lambda: narrow)

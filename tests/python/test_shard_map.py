@@ -91,6 +91,23 @@ def test_a_gradient_around_a_checked_map_is_that_of_the_whole_batch(name):
     assert_scores(found, want.score, want.votes)
 
 
+@pytest.mark.cell("compact", "grad of shard_map")
+@pytest.mark.cell("microbatches", "grad of shard_map")
+def test_gradients_of_microbatches_around_a_checked_map_add_up_to_a_vote():
+    """With as many votes as microbatches, not as microbatches times devices."""
+    w, x, dy = case()
+    total = spread(lambda *a: lax.psum(loss(*a), "d"))
+    each = [tx.grad(total)(tx.compact(w), a, b) for a, b in zip(np.split(x, 2), np.split(dy, 2), strict=True)]
+    assert_scores(jax.tree.map(jnp.add, *each), scores(2), 2)
+
+
+@pytest.mark.cell("vote", "grad of shard_map")
+def test_a_vote_around_a_checked_map_counts_each_device_once():
+    w, x, dy = case()
+    total = spread(lambda *a: lax.psum(loss(*a, reduce="vote"), "d"))
+    assert_scores(tx.grad(total)(w, x, dy), scores(DEVICES), DEVICES)
+
+
 def test_a_gradient_around_an_unchecked_map_is_summed_once_per_device_and_refused_by_votes():
     """jax sums the cotangent of what every device holds once more; no check inside can see it, so the caller must count."""
     w, x, dy = case()
