@@ -101,6 +101,14 @@ def test_gradients_of_microbatches_around_a_checked_map_add_up_to_a_vote():
     assert_scores(jax.tree.map(jnp.add, *each), scores(2), 2)
 
 
+@pytest.mark.cell("update", "grad of shard_map")
+def test_updates_by_gradients_around_a_checked_map_are_those_of_one_device():
+    w, x, dy = case()
+    step = lambda total: jax.jit(lambda w: tx.update(w, tx.grad(total)(w, x, dy), votes=1))
+    mapped, alone = step(spread(lambda *a: lax.psum(loss(*a), "d"))), step(loss)
+    assert np.array_equal(mapped(mapped(w)).corr_int64(), alone(alone(w)).corr_int64())
+
+
 @pytest.mark.cell("vote", "grad of shard_map")
 def test_a_vote_around_a_checked_map_counts_each_device_once():
     w, x, dy = case()

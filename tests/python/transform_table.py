@@ -19,7 +19,7 @@ BEGIN, END = "<!-- transforms -->\n", "<!-- /transforms -->\n"
 
 # Why the cells of a form that no test proves are empty.
 WITHOUT = {
-    "grad of shard_map": "takes the gradient around the map; what takes none is in the row *shard_map*, nor are single examples summed",
+    "grad of shard_map": "takes the gradient around the map; what takes no gradient, or one per example, is in the row *shard_map*",
     "members over devices": "is an ensemble whose members are split over devices, while each is whole, as on one device",
 }
 LEGEND = """
