@@ -31,6 +31,7 @@ SdyShardingRule: Any
 custom_partitioning: Any
 try:
     from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
+
     _rules = importlib.import_module("jax.experimental.custom_partitioning")
     ArrayMapping, CompoundFactor, SdyShardingRule, custom_partitioning = (getattr(_rules, name) for name in _RULES)
     CAN_PARTITION = True
