@@ -5,7 +5,7 @@
 
 use super::isa::backward::{Backward, CHUNK, Fill, Order, Product, ROW_STRIDE, Word};
 use super::isa::{Loop, Tier, vectorise};
-use super::scratch::{self, Operand};
+use super::scratch::{Operand, Scratch};
 use super::threads;
 use super::tiling::{Tile, balanced, tiles, wanted_tasks};
 use crate::float::Activation;
@@ -83,31 +83,30 @@ impl<W: Word + Operand, D: Fill<W>, X: Activation> Loop for Task<'_, '_, W, D, X
         let slices = task.columns.len().div_ceil(product.columns);
         let stride = CHUNK * product.columns + PANEL_GAP;
         let left_len = tokens * ROW_STRIDE;
-        scratch::operands([left_len, slices * stride], |[left, right]| {
-            scratch::sums(tokens * slices * product.columns, |memory| {
-                let mut sums = Sums { memory, tokens, columns: product.columns };
-                for first in (0..out_dim).step_by(CHUNK * W::DEPTH) {
-                    let rows = first..out_dim.min(first + CHUNK * W::DEPTH);
-                    let steps = rows.len().div_ceil(W::DEPTH);
-                    (product.weights)(matrix, scale, rows.clone(), task.columns.clone(), right, stride);
-                    for (token, left) in task.rows.clone().zip(left.chunks_exact_mut(ROW_STRIDE)) {
-                        D::fill_along(&dy[token * out_dim..][rows.clone()], left);
-                    }
-                    for (slice, right) in right.chunks(stride).enumerate() {
-                        for rows in balanced(tokens, product.rows) {
-                            let left = &left[rows.start * ROW_STRIDE..];
-                            let sums = sums.tile(slice, rows.start, rows.len());
-                            (product.multiply)(rows.len(), left, Order::Rows, &right[..steps * product.columns], sums, first > 0);
-                        }
-                    }
+        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
+        let [left, right] = operands.slices([left_len, slices * stride]);
+        let [memory] = sums.slices([tokens * slices * product.columns]);
+        let mut sums = Sums { memory, tokens, columns: product.columns };
+        for first in (0..out_dim).step_by(CHUNK * W::DEPTH) {
+            let rows = first..out_dim.min(first + CHUNK * W::DEPTH);
+            let steps = rows.len().div_ceil(W::DEPTH);
+            (product.weights)(matrix, scale, rows.clone(), task.columns.clone(), right, stride);
+            for (token, left) in task.rows.clone().zip(left.chunks_exact_mut(ROW_STRIDE)) {
+                D::fill_along(&dy[token * out_dim..][rows.clone()], left);
+            }
+            for (slice, right) in right.chunks(stride).enumerate() {
+                for rows in balanced(tokens, product.rows) {
+                    let left = &left[rows.start * ROW_STRIDE..];
+                    let sums = sums.tile(slice, rows.start, rows.len());
+                    (product.multiply)(rows.len(), left, Order::Rows, &right[..steps * product.columns], sums, first > 0);
                 }
-                for (token, piece) in task.pieces.iter_mut().enumerate() {
-                    for (slice, piece) in piece.chunks_mut(product.columns).enumerate() {
-                        X::narrow(&sums.tile(slice, token, 1)[..piece.len()], piece);
-                    }
-                }
-            });
-        });
+            }
+        }
+        for (token, piece) in task.pieces.iter_mut().enumerate() {
+            for (slice, piece) in piece.chunks_mut(product.columns).enumerate() {
+                X::narrow(&sums.tile(slice, token, 1)[..piece.len()], piece);
+            }
+        }
     }
 }
 

@@ -33,34 +33,63 @@ impl Operand for u32 {
 }
 
 /// Calls `body` with memory for operands of the lengths asked for, whose contents are anything.
-///
-/// # Panics
-/// Where `body` asks for operands of the same type again.
+#[inline(always)]
 pub fn operands<T: Operand, const N: usize, R>(lengths: [usize; N], body: impl FnOnce([&mut [T]; N]) -> R) -> R {
     with(T::memory(), lengths, body)
 }
 
 /// Calls `body` with memory for `len` sums, whose contents are anything.
-///
-/// # Panics
-/// Where `body` asks for sums again.
+#[inline(always)]
 pub fn sums<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     with(&SUMS, [len], |[sums]| body(sums))
 }
 
 /// Lends slices of a memory, each on a cache line of its own.
-fn with<T: Copy + Default, const N: usize, R>(memory: &'static Memory<T>, lengths: [usize; N], body: impl FnOnce([&mut [T]; N]) -> R) -> R {
-    memory.with_borrow_mut(|memory| {
+#[inline(always)]
+fn with<T: Copy + Default, const N: usize, R>(key: &'static Memory<T>, lengths: [usize; N], body: impl FnOnce([&mut [T]; N]) -> R) -> R {
+    body(Scratch(key, key.take()).slices(lengths))
+}
+
+/// Memory taken from this thread until it is dropped. In a loop that must become part of its caller, whose vector instructions
+/// it needs, this serves where a closure does not.
+pub struct Scratch<T: 'static>(&'static Memory<T>, Vec<T>);
+
+impl<T: Operand> Scratch<T> {
+    /// Memory for operands.
+    pub fn operands() -> Self {
+        Self(T::memory(), T::memory().take())
+    }
+}
+
+impl Scratch<f32> {
+    /// Memory for sums.
+    pub fn sums() -> Self {
+        Self(&SUMS, SUMS.take())
+    }
+}
+
+impl<T: Copy + Default> Scratch<T> {
+    /// Slices of the lengths asked for, each on a cache line of its own, whose contents are anything.
+    #[inline(always)]
+    pub fn slices<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [T]; N] {
+        let memory = &mut self.1;
         let wanted = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>() + LINE;
         if memory.len() < wanted {
             memory.resize(wanted, T::default());
         }
         let skip = memory.as_ptr().align_offset(LINE * size_of::<T>());
         let mut rest = &mut memory[skip..];
-        body(lengths.map(|len| {
+        lengths.map(|len| {
             let (slice, after) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(LINE));
             rest = after;
             &mut slice[..len]
-        }))
-    })
+        })
+    }
+}
+
+impl<T> Drop for Scratch<T> {
+    fn drop(&mut self) {
+        // A thread that ends may have given up its memory already.
+        let _ = self.0.try_with(|memory| memory.replace(std::mem::take(&mut self.1)));
+    }
 }

@@ -1,6 +1,6 @@
 //! The scores of a gradient that lies in memory.
 
-use super::counts::Counter;
+use super::counts::{Counter, whole_groups};
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, SignBits, TritBits};
 use crate::cpu::isa::{Loop, Tier, vectorise};
 use crate::cpu::threads;
@@ -20,7 +20,7 @@ pub fn correlate_dense_on(tier: Tier, dw: &[f32], matrix: TernaryMatrix<'_>, sco
     let blocks: Vec<_> = (0..layout.in_dim())
         .step_by(BIT_COLUMNS)
         .map(|first| first..layout.in_dim().min(first + BIT_COLUMNS))
-        .map(|columns| (columns.clone(), Counter::new(layout, columns)))
+        .map(|columns| (columns.clone(), Counter::new(layout, BIT_COLUMNS, columns)))
         .collect();
     threads::for_each_block(score, ROWS * layout.groups(), 4 * dw.len(), |index, score| {
         vectorise(tier, Task { kernels: &kernels, dw, matrix, first_row: index * ROWS, blocks: &blocks, score });
@@ -46,12 +46,14 @@ impl Loop for Task<'_> {
         let (in_dim, groups) = (matrix.layout().in_dim(), matrix.layout().groups());
         let rows = first_row..first_row + score.len() / groups;
         let (mut trits, mut signs) = ([TritBits::default(); ROWS], SignBits::default());
-        score.fill(0.0);
+        if !whole_groups(matrix.layout(), BIT_COLUMNS) {
+            score.fill(0.0);
+        }
         for (columns, counter) in blocks {
             (kernels.trit_bits)(matrix, rows.clone(), columns.clone(), &mut trits[..rows.len()]);
             for ((row, trits), scores) in rows.clone().zip(&trits).zip(score.chunks_exact_mut(groups)) {
                 (kernels.sign_bits)(&dw[row * in_dim..][columns.clone()], &mut signs);
-                counter.add(trits, &signs, scores, 0);
+                counter.count(trits, &signs, scores, 0);
             }
         }
     }

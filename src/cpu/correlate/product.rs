@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use super::counts::Counter;
+use super::counts::{Counter, whole_groups};
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, Fill, Order, Product, STEP_STRIDE, SignBits, TritBits, Word};
-use crate::cpu::isa::{Loop, vectorise};
-use crate::cpu::scratch::{self, Operand};
+use crate::cpu::isa::{Loop, prefetch, vectorise};
+use crate::cpu::scratch::{Operand, Scratch};
 use crate::cpu::tiling::{Tile, balanced, tiles, wanted_tasks};
 use crate::cpu::{cache, threads};
 use crate::trits::{GroupLayout, TernaryMatrix};
@@ -23,6 +23,9 @@ const RIGHT_WORDS: usize = 1 << 19;
 const PANELS: [usize; 2] = [16, 36];
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
+
+/// Words of tokens that are fetched ahead while one is packed.
+const AHEAD: usize = 4;
 
 /// How a problem is cut.
 struct Plan {
@@ -98,41 +101,41 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
         let sums_len = if words > chunk { slices * rows.len() * width } else { 0 };
         let mut trits = vec![TritBits::default(); rows.len()];
         let mut signs = vec![SignBits::default(); rows.len()];
-        task.pieces.iter_mut().for_each(|scores| scores.fill(0.0));
-        scratch::operands([rows.len().div_ceil(product.rows) * left_stride, slices * right_stride], |[left, right]| {
-            scratch::sums(sums_len, |sums| {
-                for first in columns.clone().step_by(plan.columns) {
-                    let block = first..columns.end.min(first + plan.columns);
-                    (kernels.trit_bits)(matrix, rows.clone(), block.clone(), &mut trits);
-                    for start in (0..words).step_by(chunk) {
-                        let chunk = start..words.min(start + chunk);
-                        let (resume, last) = (start > 0, chunk.end == words);
-                        x.pack_right(chunk.clone(), &block, width, right, right_stride);
-                        if words > plan.chunk || first == columns.start {
-                            dy.pack_left(chunk.clone(), &rows, product.rows, left, left_stride);
+        if !whole_groups(layout, plan.columns) {
+            task.pieces.iter_mut().for_each(|scores| scores.fill(0.0));
+        }
+        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
+        let [left, right] = operands.slices([rows.len().div_ceil(product.rows) * left_stride, slices * right_stride]);
+        let [sums] = sums.slices([sums_len]);
+        for first in columns.clone().step_by(plan.columns) {
+            let block = first..columns.end.min(first + plan.columns);
+            (kernels.trit_bits)(matrix, rows.clone(), block.clone(), &mut trits);
+            for start in (0..words).step_by(chunk) {
+                let chunk = start..words.min(start + chunk);
+                let (resume, last) = (start > 0, chunk.end == words);
+                x.pack_right(chunk.clone(), &block, width, right, right_stride);
+                if words > plan.chunk || first == columns.start {
+                    dy.pack_left(chunk.clone(), &rows, product.rows, left, left_stride);
+                }
+                for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
+                    let right = &right[..chunk.len() * width];
+                    for (panel, panel_rows) in balanced(rows.len(), product.rows).enumerate() {
+                        let (left, count) = (&left[panel * left_stride..], panel_rows.len());
+                        let at = (slice * rows.len() + panel_rows.start) * width;
+                        if last {
+                            let start = if resume { Some(&sums[at..][..count * width]) } else { None };
+                            (product.signs)(count, left, right, start, &mut signs[panel_rows], slice * width);
+                        } else {
+                            (product.multiply)(count, left, Order::Steps, right, &mut sums[at..][..count * width], resume);
                         }
-                        for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
-                            let right = &right[..chunk.len() * width];
-                            for (panel, panel_rows) in balanced(rows.len(), product.rows).enumerate() {
-                                let (left, count) = (&left[panel * left_stride..], panel_rows.len());
-                                let at = (slice * rows.len() + panel_rows.start) * width;
-                                if last {
-                                    let start = resume.then(|| &sums[at..][..count * width]);
-                                    (product.signs)(count, left, right, start, &mut signs[panel_rows], slice * width);
-                                } else {
-                                    let sums = &mut sums[at..][..count * width];
-                                    (product.multiply)(count, left, Order::Steps, right, sums, resume);
-                                }
-                            }
-                        }
-                    }
-                    let counter = Counter::new(layout, block);
-                    for ((trits, signs), scores) in trits.iter().zip(&signs).zip(&mut task.pieces) {
-                        counter.add(trits, signs, scores, task.columns.start);
                     }
                 }
-            });
-        });
+            }
+            let counter = Counter::new(layout, plan.columns, block);
+            for ((trits, signs), scores) in trits.iter().zip(&signs).zip(&mut task.pieces) {
+                counter.count(trits, signs, scores, task.columns.start);
+            }
+        }
     }
 }
 
@@ -156,6 +159,14 @@ impl<'a, A> Source<'a, A> {
         [word * W::DEPTH, word * W::DEPTH + 1].map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][..self.dim]))
     }
 
+    /// Fetches some columns of the tokens of a word, if there are any.
+    #[inline(always)]
+    fn prefetch<W: Word>(&self, word: usize, columns: &Range<usize>) {
+        for row in self.rows::<W>(word).into_iter().flatten() {
+            prefetch(&row[columns.clone()]);
+        }
+    }
+
     /// Copies some columns of some words of tokens into panels of `width` columns.
     #[inline(always)]
     fn pack_right<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, width: usize, right: &mut [W], stride: usize)
@@ -176,6 +187,7 @@ impl<'a, A> Source<'a, A> {
         A: Fill<W>,
     {
         for (step, word) in words.enumerate() {
+            self.prefetch::<W>(word + AHEAD, columns);
             let rows = self.rows::<W>(word).map(|row| row.map(|row| &row[columns.clone()]));
             for (panel, first) in (0..columns.len()).step_by(WIDTH).enumerate() {
                 fill::<W, A, WIDTH>(rows, first, &mut right[panel * stride + step * WIDTH..]);
@@ -190,6 +202,7 @@ impl<'a, A> Source<'a, A> {
         A: Fill<W>,
     {
         for (step, word) in words.enumerate() {
+            self.prefetch::<W>(word + AHEAD, columns);
             let rows = self.rows::<W>(word);
             for (panel, range) in balanced(columns.len(), most).enumerate() {
                 fill::<W, A, STEP_STRIDE>(rows, columns.start + range.start, &mut left[panel * stride + step * STEP_STRIDE..]);

@@ -6,10 +6,12 @@ use crate::cpu::threads;
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
-use super::counts::Counter;
+use super::counts::{Counter, whole_groups};
 
+/// The signs of zeros.
+const NONE: SignBits = SignBits { positive: [0; BIT_COLUMNS / 32], negative: [0; BIT_COLUMNS / 32] };
 /// Rows of a task.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 
 /// The scores of one token whose products all keep their signs; see [`super::correlate`].
 pub fn correlate<A: Activation>(kernels: &Backward, x: &[A], dy: &[A], matrix: TernaryMatrix<'_>, score: &mut [f32]) {
@@ -23,7 +25,7 @@ pub fn correlate<A: Activation>(kernels: &Backward, x: &[A], dy: &[A], matrix: T
             let mut signs = SignBits::default();
             (kernels.sign_bits)(&inputs[columns.clone()], &mut signs);
             let opposite = SignBits { positive: signs.negative, negative: signs.positive };
-            Block { counter: Counter::new(layout, columns.clone()), columns, signs, opposite }
+            Block { counter: Counter::new(layout, BIT_COLUMNS, columns.clone()), columns, signs, opposite }
         })
         .collect();
     log::debug!("correlate: one token, {} threads", threads::count());
@@ -59,16 +61,21 @@ impl<A: Activation> Loop for Task<'_, A> {
         let groups = matrix.layout().groups();
         let rows = score.len() / groups;
         let mut trits = [TritBits::default(); ROWS];
-        score.fill(0.0);
+        if !whole_groups(matrix.layout(), BIT_COLUMNS) {
+            score.fill(0.0);
+        }
         for Block { columns, counter, signs, opposite } in blocks {
             (kernels.trit_bits)(matrix, first_row..first_row + rows, columns.clone(), &mut trits[..rows]);
             for ((trits, dy), scores) in trits.iter().zip(dy).zip(score.chunks_exact_mut(groups)) {
                 let dy = dy.to_f32();
-                if dy > 0.0 {
-                    counter.add(trits, signs, scores, 0);
+                let signs = if dy > 0.0 {
+                    signs
                 } else if dy < 0.0 {
-                    counter.add(trits, opposite, scores, 0);
-                }
+                    opposite
+                } else {
+                    &NONE
+                };
+                counter.count(trits, signs, scores, 0);
             }
         }
     }

@@ -8,10 +8,12 @@ pub mod backward;
 pub mod denormals;
 pub mod forward;
 mod portable;
+mod prefetch;
 mod vectorise;
 
 use std::sync::OnceLock;
 
+pub use prefetch::prefetch;
 pub use vectorise::{Loop, vectorise};
 
 /// A set of instructions that kernels are written for.
@@ -23,7 +25,7 @@ pub enum Tier {
     Neon,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI.
+    /// x86-64 with AVX-512 F, BW, DQ, VL, VBMI and VPOPCNTDQ.
     Avx512,
 }
 
@@ -55,6 +57,7 @@ impl Tier {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vbmi")
+                    && is_x86_feature_detected!("avx512vpopcntdq")
                     && Tier::Avx2.is_available()
             }
             #[cfg(not(target_arch = "x86_64"))]

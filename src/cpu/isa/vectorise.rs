@@ -34,7 +34,7 @@ fn run_avx2<L: Loop>(body: L) -> L::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vpopcntdq,popcnt")]
 fn run_avx512<L: Loop>(body: L) -> L::Output {
     body.run()
 }

@@ -1,4 +1,4 @@
-//! AVX-512 with BW, DQ, VL and VBMI.
+//! AVX-512 with BW, DQ, VL, VBMI and VPOPCNTDQ.
 
 pub(super) mod decode;
 pub(super) mod lookup;

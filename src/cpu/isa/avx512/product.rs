@@ -145,14 +145,14 @@ macro_rules! micro_kernels {
     };
 }
 
-micro_kernels!(float32, f32, "avx512f", |value| _mm512_set1_ps(value), |at| _mm512_loadu_ps(at), |sum, left, right| {
+micro_kernels!(float32, f32, "avx512f,avx512bw", |value| _mm512_set1_ps(value), |at| _mm512_loadu_ps(at), |sum, left, right| {
     _mm512_fmadd_ps(left, right, sum)
 });
 
 micro_kernels!(
     bfloat16,
     u32,
-    "avx512f,avx512bf16",
+    "avx512f,avx512bw,avx512bf16",
     |pair: u32| bf16_pairs(_mm512_set1_epi32(pair as i32)),
     |at: *const u32| bf16_pairs(_mm512_loadu_si512(at.cast())),
     |sum, left, right| _mm512_dpbf16_ps(sum, left, right)

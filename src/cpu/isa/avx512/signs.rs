@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::window::{Tables, WIDTH, Window, load};
+use super::window::{ROWS, Tables, WIDTH, Window, load};
 use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
@@ -35,36 +35,42 @@ pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<u
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn trit_bits_by_64(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
-    let (tables, row_bytes) = (Tables::of(&SIGNS), matrix.layout().row_bytes());
+    let (tables, row_bytes, bytes) = (Tables::of(&SIGNS), matrix.layout().row_bytes(), matrix.bytes());
     let windows = columns.len().div_ceil(WIDTH);
-    for (index, first) in columns.clone().step_by(WIDTH).enumerate() {
+    let windows_of_row: [_; BIT_COLUMNS / WIDTH] = std::array::from_fn(|index| {
+        let first = (columns.start + index * WIDTH).min(columns.end - 1);
         let window = Window::new(matrix.layout(), first, |lane| lane);
-        let places = load(&window.places());
-        let there = u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH));
-        tables.for_looked_up(&window, matrix.bytes(), row_bytes, rows.clone(), &window.bytes(), |row, looked_up, select| {
-            for (bits, (signs, select)) in bits[row - rows.start..].iter_mut().zip(looked_up.into_iter().zip(select)) {
+        let (select, places) = (window.bytes(), window.places());
+        (window, select, places, u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH)))
+    });
+    for (row, bits) in rows.clone().step_by(ROWS).zip(bits.chunks_mut(ROWS)) {
+        for (index, (window, select, places, there)) in windows_of_row[..windows].iter().enumerate() {
+            let (select, places) = (window.select_rows(load(select)), load(places));
+            let looked_up = tables.look_up_rows(window, bytes, row_bytes, row);
+            for (bits, (signs, select)) in bits.iter_mut().zip(looked_up.into_iter().zip(select)) {
                 for (words, signs) in [&mut bits.plus, &mut bits.minus].into_iter().zip(signs) {
                     let mask = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(select, signs), places) & there;
                     words.as_chunks_mut::<2>().0[index] = [mask as u32, (mask >> 32) as u32];
                 }
             }
-        });
+        }
     }
-    for bits in bits {
-        bits.plus[2 * windows..].fill(0);
-        bits.minus[2 * windows..].fill(0);
+    if windows < windows_of_row.len() {
+        for bits in bits {
+            bits.plus[2 * windows..].fill(0);
+            bits.minus[2 * windows..].fill(0);
+        }
     }
 }
 
 /// The positive and the negative ones of 32 gradients.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 pub fn sign_words([low, high]: [__m512; 2]) -> (u32, u32) {
     let zero = _mm512_setzero_ps();
-    let bits = |low: __mmask16, high: __mmask16| u32::from(low) | u32::from(high) << 16;
     (
-        bits(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_GT_OQ>(high, zero)),
-        bits(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(low, zero), _mm512_cmp_ps_mask::<_CMP_LT_OQ>(high, zero)),
+        _mm512_kunpackw(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(high, zero).into(), _mm512_cmp_ps_mask::<_CMP_GT_OQ>(low, zero).into()),
+        _mm512_kunpackw(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(high, zero).into(), _mm512_cmp_ps_mask::<_CMP_LT_OQ>(low, zero).into()),
     )
 }
 
@@ -74,7 +80,7 @@ pub fn sign_bits(gradients: &[f32], signs: &mut SignBits) {
     unsafe { sign_bits_by_32(gradients, signs) }
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 fn sign_bits_by_32(gradients: &[f32], signs: &mut SignBits) {
     let (whole, rest) = gradients.as_chunks::<32>();
     let mut padded = [0.0; 32];

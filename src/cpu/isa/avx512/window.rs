@@ -46,28 +46,54 @@ pub struct Window {
     shift: [u8; WIDTH],
 }
 
+/// The bytes in their row and the places in these of [`WIDTH`] columns from `first` on.
+fn places_from(layout: GroupLayout, first: usize) -> ([usize; WIDTH], [usize; WIDTH]) {
+    let (mut group, mut position) = (first / layout.group_size(), first % layout.group_size());
+    let (mut byte, mut place) = (group * layout.group_bytes() + position / TRITS_PER_BYTE, position % TRITS_PER_BYTE);
+    let (mut bytes, mut places) = ([0; WIDTH], [0; WIDTH]);
+    for lane in 0..WIDTH {
+        (bytes[lane], places[lane]) = (byte, place);
+        (position, place) = (position + 1, place + 1);
+        if position == layout.group_size() {
+            (group, position, place) = (group + 1, 0, 0);
+            byte = group * layout.group_bytes();
+        } else if place == TRITS_PER_BYTE {
+            (byte, place) = (byte + 1, 0);
+        }
+    }
+    (bytes, places)
+}
+
 impl Window {
     /// The window of up to 64 columns from `first`; lane `l` takes column `first + column_of(l)`, or anything where the row has
     /// no such column.
     pub fn new(layout: GroupLayout, first: usize, column_of: impl Fn(usize) -> usize) -> Self {
-        let place_of = |column: usize| {
-            let (group, position) = (column / layout.group_size(), column % layout.group_size());
-            (group * layout.group_bytes() + position / TRITS_PER_BYTE, position % TRITS_PER_BYTE)
-        };
-        let last = layout.in_dim().min(first + WIDTH) - 1;
-        let first_byte = place_of(first).0;
-        let mut window = Self { first_byte, span: place_of(last).0 + 1 - first_byte, select: [0; WIDTH], shift: [0; WIDTH] };
+        let (byte_of, place_of) = places_from(layout, first);
+        let there = (layout.in_dim() - first).min(WIDTH);
+        let first_byte = byte_of[0];
+        let mut window = Self { first_byte, span: byte_of[there - 1] + 1 - first_byte, select: [0; WIDTH], shift: [0; WIDTH] };
         for lane in 0..WIDTH {
-            let column = first + column_of(lane);
-            if column > last {
-                continue;
+            let offset = column_of(lane);
+            if offset < there {
+                let (fifth, field) = if place_of[offset] < 4 { (0, 2 * place_of[offset]) } else { (64, 0) };
+                window.select[lane] = (byte_of[offset] - first_byte + fifth) as u8;
+                window.shift[lane] = (8 * (lane % 8) + field) as u8;
             }
-            let (byte, place) = place_of(column);
-            let (fifth, field) = if place < 4 { (0, 2 * place) } else { (64, 0) };
-            window.select[lane] = (byte - first_byte + fifth) as u8;
-            window.shift[lane] = (8 * (lane % 8) + field) as u8;
         }
         window
+    }
+
+    /// Whether four rows share one look-up.
+    fn is_narrow(&self) -> bool {
+        self.span <= 16
+    }
+
+    /// `select`, a byte of the window for each lane, moved to where the look-ups of four rows have it.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn select_rows(&self, select: __m512i) -> [__m512i; ROWS] {
+        let quarter = if self.is_narrow() { 16 } else { 0 };
+        [0, 1, 2, 3].map(|row| _mm512_add_epi8(select, _mm512_set1_epi8(quarter * row)))
     }
 
     /// For each lane its byte, counted from the first one.
@@ -146,8 +172,10 @@ impl Tables {
         rows: Range<usize>,
         mut body: impl FnMut(usize, [__m512i; ROWS]),
     ) {
-        let (shift, three) = (load(&window.shift), _mm512_set1_epi8(3));
-        self.for_looked_up(window, bytes, row_bytes, rows, &window.select, |row, looked_up, select| {
+        let (select, shift, three) = (load(&window.select), load(&window.shift), _mm512_set1_epi8(3));
+        for row in rows.step_by(ROWS) {
+            let looked_up = self.look_up_rows(window, bytes, row_bytes, row);
+            let select = window.select_rows(select);
             body(
                 row,
                 std::array::from_fn(|index| {
@@ -156,39 +184,23 @@ impl Tables {
                     _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), three)
                 }),
             );
-        });
+        }
     }
 
-    /// Calls `body(row, looked_up, select)` for every four rows of `rows`, of `row_bytes` bytes each: what the bytes of a window
-    /// are in both tables, for the rows from `row` on, and for each of these rows `select` moved to where its bytes lie. Rows
-    /// past the end of `bytes` give anything.
+    /// What the bytes of a window are in both tables, for four rows from `row` on, of `row_bytes` bytes each; where in them
+    /// [`Window::select_rows`] says. Rows past the end of `bytes` give anything.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    pub fn for_looked_up(
-        &self,
-        window: &Window,
-        bytes: &[u8],
-        row_bytes: usize,
-        rows: Range<usize>,
-        select: &[u8; WIDTH],
-        mut body: impl FnMut(usize, [[__m512i; 2]; ROWS], [__m512i; ROWS]),
-    ) {
-        let select = load(select);
-        let rows = rows.step_by(ROWS).map(|row| (row, row * row_bytes + window.first_byte));
-        if window.span <= 16 {
-            let select = [0, 16, 32, 48].map(|quarter| _mm512_add_epi8(select, _mm512_set1_epi8(quarter)));
-            for (row, first) in rows {
-                let packed = sixteen_of_four(bytes, first, row_bytes);
-                body(row, [self.0.each_ref().map(|table| look_up(table, packed)); ROWS], select);
-            }
+    pub fn look_up_rows(&self, window: &Window, bytes: &[u8], row_bytes: usize, row: usize) -> [[__m512i; 2]; ROWS] {
+        let first = row * row_bytes + window.first_byte;
+        if window.is_narrow() {
+            let packed = sixteen_of_four(bytes, first, row_bytes);
+            [self.0.each_ref().map(|table| look_up(table, packed)); ROWS]
         } else {
-            for (row, first) in rows {
-                let looked_up = [0, 1, 2, 3].map(|index| {
-                    let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
-                    self.0.each_ref().map(|table| look_up(table, packed))
-                });
-                body(row, looked_up, [select; ROWS]);
-            }
+            [0, 1, 2, 3].map(|index| {
+                let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
+                self.0.each_ref().map(|table| look_up(table, packed))
+            })
         }
     }
 }
