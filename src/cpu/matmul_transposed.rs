@@ -23,12 +23,23 @@ const PANEL_GAP: usize = 16;
 ///
 /// `dy [tokens, out]`, `scale [out, groups]`, `dx [tokens, in]`, all row-major. bfloat16 products are used where they lose
 /// nothing: for bfloat16 `dy` and scales that bfloat16 holds, as [`super::scale`] makes them for such activations.
+///
+/// # Panics
+/// Where the lengths of the operands do not agree.
 pub fn matmul_transposed<D: Activation, X: Activation>(dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
     matmul_transposed_on(Tier::chosen(), dy, matrix, scale, dx);
 }
 
 /// [`matmul_transposed`] on a tier of this machine.
+///
+/// # Panics
+/// As [`matmul_transposed`], and where this machine has not the tier.
 pub fn matmul_transposed_on<D: Activation, X: Activation>(tier: Tier, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
+    let (layout, out_dim) = (matrix.layout(), matrix.out_dim());
+    let tokens = dx.len() / layout.in_dim();
+    assert_eq!(dx.len(), tokens * layout.in_dim(), "dx of whole tokens");
+    assert_eq!(dy.len(), tokens * out_dim, "dy of {tokens} tokens");
+    assert_eq!(scale.len(), out_dim * layout.groups(), "a scale for every group");
     let kernels = Backward::of(tier);
     match (D::as_bf16(dy), kernels.bfloat16) {
         (Some(dy), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => run(tier, product, dy, matrix, scale, dx),

@@ -9,18 +9,18 @@ use super::counts::{Counter, whole_groups};
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, Fill, Order, Product, STEP_STRIDE, SignBits, TritBits, Word};
 use crate::cpu::isa::{Loop, prefetch, vectorise};
 use crate::cpu::scratch::{Operand, Scratch};
+use crate::cpu::threads;
 use crate::cpu::tiling::{Tile, balanced, tiles, wanted_tasks};
-use crate::cpu::{cache, threads};
 use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Most words of tokens that are summed without putting sums down.
-const STEPS: usize = 2048;
+const STEPS: usize = 1024;
 /// Words of tokens of one chunk where there are more.
-const CHUNK: usize = 1024;
-/// Most words of a block of inputs: 2 MiB.
-const RIGHT_WORDS: usize = 1 << 19;
-/// Fewest and most panels of output gradients.
-const PANELS: [usize; 2] = [16, 36];
+const CHUNK: usize = 256;
+/// Most words of the packed inputs, and of the packed output gradients: 2 MiB each.
+const OPERAND_WORDS: usize = 1 << 19;
+/// Fewest panels of output gradients that are worth packing inputs for.
+const PANELS: usize = 8;
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
 
@@ -40,13 +40,14 @@ struct Plan {
 }
 
 impl Plan {
-    fn new<W: Word>(product: &Product<W>, layout: GroupLayout, out_dim: usize, words: usize) -> Self {
+    fn new<W>(product: &Product<W>, layout: GroupLayout, out_dim: usize, words: usize) -> Self {
         let chunk = if words <= STEPS { words } else { CHUNK };
-        let half_of_cache = cache::sizes().l2 / 2 / (chunk * STEP_STRIDE * size_of::<W>());
-        let rows = (half_of_cache.clamp(PANELS[0], PANELS[1]) * product.rows).min(out_dim.div_ceil(wanted_tasks()).max(8 * product.rows));
+        let most = OPERAND_WORDS / (chunk * STEP_STRIDE);
+        let wanted = out_dim.div_ceil(wanted_tasks()).div_ceil(product.rows);
+        let rows = wanted.max(PANELS).min(most) * product.rows;
         let tasks = out_dim.div_ceil(rows);
         let groups = if tasks >= wanted_tasks() { layout.groups() } else { layout.groups().div_ceil(wanted_tasks().div_ceil(tasks)) };
-        let columns = if chunk * BIT_COLUMNS <= RIGHT_WORDS { BIT_COLUMNS } else { BIT_COLUMNS / 2 };
+        let columns = if chunk * BIT_COLUMNS <= OPERAND_WORDS { BIT_COLUMNS } else { BIT_COLUMNS / 2 };
         Self { chunk, rows, groups, columns }
     }
 }
@@ -152,21 +153,7 @@ struct Source<'a, A> {
     tokens: usize,
 }
 
-impl<'a, A> Source<'a, A> {
-    /// The rows of the tokens that one word stands for.
-    #[inline(always)]
-    fn rows<W: Word>(&self, word: usize) -> [Option<&'a [A]>; 2] {
-        [word * W::DEPTH, word * W::DEPTH + 1].map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][..self.dim]))
-    }
-
-    /// Fetches some columns of the tokens of a word, if there are any.
-    #[inline(always)]
-    fn prefetch<W: Word>(&self, word: usize, columns: &Range<usize>) {
-        for row in self.rows::<W>(word).into_iter().flatten() {
-            prefetch(&row[columns.clone()]);
-        }
-    }
-
+impl<A> Source<'_, A> {
     /// Copies some columns of some words of tokens into panels of `width` columns.
     #[inline(always)]
     fn pack_right<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, width: usize, right: &mut [W], stride: usize)
@@ -186,11 +173,11 @@ impl<'a, A> Source<'a, A> {
     where
         A: Fill<W>,
     {
+        let mut line = vec![W::default(); columns.len().next_multiple_of(WIDTH)];
         for (step, word) in words.enumerate() {
-            self.prefetch::<W>(word + AHEAD, columns);
-            let rows = self.rows::<W>(word).map(|row| row.map(|row| &row[columns.clone()]));
-            for (panel, first) in (0..columns.len()).step_by(WIDTH).enumerate() {
-                fill::<W, A, WIDTH>(rows, first, &mut right[panel * stride + step * WIDTH..]);
+            self.fill_line(word, columns, &mut line);
+            for (panel, words) in line.as_chunks::<WIDTH>().0.iter().enumerate() {
+                right[panel * stride + step * WIDTH..][..WIDTH].copy_from_slice(words);
             }
         }
     }
@@ -201,25 +188,27 @@ impl<'a, A> Source<'a, A> {
     where
         A: Fill<W>,
     {
+        let mut line = vec![W::default(); columns.len() + STEP_STRIDE];
         for (step, word) in words.enumerate() {
-            self.prefetch::<W>(word + AHEAD, columns);
-            let rows = self.rows::<W>(word);
+            self.fill_line(word, columns, &mut line);
             for (panel, range) in balanced(columns.len(), most).enumerate() {
-                fill::<W, A, STEP_STRIDE>(rows, columns.start + range.start, &mut left[panel * stride + step * STEP_STRIDE..]);
+                let words = &line[range.start..][..STEP_STRIDE];
+                left[panel * stride + step * STEP_STRIDE..][..STEP_STRIDE].copy_from_slice(words);
             }
         }
     }
-}
 
-/// Fills the first `COUNT` words from the elements of the rows from `first` on, or from as many as there are.
-#[inline(always)]
-fn fill<W: Word, A: Fill<W>, const COUNT: usize>(rows: [Option<&[A]>; 2], first: usize, words: &mut [W]) {
-    let words = &mut words[..COUNT];
-    let whole = rows.map(|row| row.and_then(|row| row[first..].first_chunk::<COUNT>()));
-    if whole[0].is_some() {
-        // Lengths that the compiler knows.
-        A::fill_across(whole.map(|row| row.map(|row| &row[..])), words);
-    } else {
-        A::fill_across(rows.map(|row| row.map(|row| &row[first..])), words);
+    /// Some columns of a word of tokens in one run, and those of a later one fetched.
+    #[inline(always)]
+    fn fill_line<W: Word>(&self, word: usize, columns: &Range<usize>, line: &mut [W])
+    where
+        A: Fill<W>,
+    {
+        let rows = |word: usize| {
+            [word * W::DEPTH, word * W::DEPTH + 1]
+                .map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][columns.clone()]))
+        };
+        rows(word + AHEAD)[..W::DEPTH].iter().flatten().for_each(|row| prefetch(row));
+        A::fill_across(rows(word), &mut line[..columns.len()]);
     }
 }
