@@ -7,6 +7,7 @@
 //! | [`correlation`] | scores into the int64 correlation, votes, the invariant |
 //! | [`float`] | activation types |
 //! | [`cpu`] | the kernels, one file per operation |
+//! | [`cuda`] | the custom calls on NVIDIA GPUs |
 //! | [`checkpoint`] | safetensors files, in the layout of the PyTorch reference and in our own |
 //! | [`cli`] | the command `ternax` |
 //! | [`xla`] | the cxx bridge and one handler per custom call |
@@ -18,6 +19,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod correlation;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod float;
 pub mod logging;

@@ -1,0 +1,65 @@
+// The number types of activations and scales, and how they become operands of the tensor cores.
+#pragma once
+#include "ptx.cuh"
+
+DEVICE float ToFloat(float value) { return value; }
+DEVICE float ToFloat(bf16 value) { return BitsFloat(uint32_t(value.bits) << 16); }
+DEVICE float ToFloat(f16 value) { return FromF16(value); }
+
+template <typename T>
+DEVICE T FromFloat(float value);
+template <>
+DEVICE float FromFloat<float>(float value) {
+  return value;
+}
+template <>
+DEVICE bf16 FromFloat<bf16>(float value) {
+  return ToBf16(value);
+}
+template <>
+DEVICE f16 FromFloat<f16>(float value) {
+  return ToF16(value);
+}
+
+template <typename T, typename U>
+inline constexpr bool kSame = false;
+template <typename T>
+inline constexpr bool kSame<T, T> = true;
+
+// The first bfloat16 limb of `rest`, which keeps what is left. Limbs are rounded to nearest, so three carry a float32
+// exactly; where that would overflow the limb is cut instead, and an infinity or NaN is one limb.
+DEVICE uint16_t TakeLimb(float& rest) {
+  uint32_t limb = uint32_t(ToBf16(rest).bits) << 16;
+  if ((limb & 0x7FFFFFFFu) == 0x7F800000u) limb = FloatBits(rest) & 0xFFFF0000u;
+  const float left = AddRounded(rest, -BitsFloat(limb));
+  rest = left == left ? left : 0.0f;
+  return uint16_t(limb >> 16);
+}
+
+// Operands of the tensor cores for values of type T: float16 values are operands as they are, all others become
+// bfloat16 limbs.
+template <typename T>
+struct Operand {
+  static constexpr int kLimbs = 3;
+  static constexpr bool kHalf = false;
+};
+template <>
+struct Operand<bf16> {
+  static constexpr int kLimbs = 1;
+  static constexpr bool kHalf = false;
+};
+template <>
+struct Operand<f16> {
+  static constexpr int kLimbs = 1;
+  static constexpr bool kHalf = true;
+};
+
+// d += a b on float16 or bfloat16 operands.
+template <bool kHalf, int kA, int kB>
+DEVICE void Multiply(float (&d)[4], const uint32_t (&a)[kA], const uint32_t (&b)[kB]) {
+  if constexpr (kHalf) {
+    MultiplyF16(d, a, b);
+  } else {
+    MultiplyBf16(d, a, b);
+  }
+}

@@ -1,0 +1,157 @@
+//! The CUDA sources, and the specialisations of kernels that calls ask for.
+
+use super::tensor::Dtype;
+use Dtype::{Bfloat16, Float16, Float32};
+
+/// Every header of `cpp/cuda`, by the name that the others include it under.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("call.cuh", include_str!("../../cpp/cuda/call.cuh")),
+    ("correlate.cuh", include_str!("../../cpp/cuda/correlate.cuh")),
+    ("matmul_few.cuh", include_str!("../../cpp/cuda/matmul_few.cuh")),
+    ("matmul_many.cuh", include_str!("../../cpp/cuda/matmul_many.cuh")),
+    ("matmul_transposed.cuh", include_str!("../../cpp/cuda/matmul_transposed.cuh")),
+    ("numbers.cuh", include_str!("../../cpp/cuda/numbers.cuh")),
+    ("pack.cuh", include_str!("../../cpp/cuda/pack.cuh")),
+    ("ptx.cuh", include_str!("../../cpp/cuda/ptx.cuh")),
+    ("state.cuh", include_str!("../../cpp/cuda/state.cuh")),
+    ("tile.cuh", include_str!("../../cpp/cuda/tile.cuh")),
+];
+
+/// Group lengths that kernels are specialised on; all others run with a length known at run time, written 0.
+const FIXED_GROUPS: [usize; 1] = [32];
+/// Most tokens of each variant of the kernel for few tokens.
+pub const FEW_TOKENS: [usize; 3] = [1, 8, 16];
+
+/// One specialisation of a kernel: a class of the sources with its template arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The header that defines it.
+    pub header: &'static str,
+    /// The class, as in `MatmulFew<float, float, 32, 1>`.
+    pub class: String,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks of one multiprocessor that its registers must leave room for.
+    pub resident: u32,
+}
+
+impl Kernel {
+    /// Name of the entry point in every compiled module.
+    pub const ENTRY: &'static str = "ternax_kernel";
+
+    /// The source that NVRTC compiles.
+    pub fn source(&self) -> String {
+        let Self { header, class, threads, resident } = self;
+        format!(
+            "#include \"{header}\"\nextern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {}(const Call call) {{ {class}::Run(call); }}\n",
+            Self::ENTRY
+        )
+    }
+
+    fn elementwise(header: &'static str, class: String) -> Self {
+        Self { header, class, threads: 256, resident: 4 }
+    }
+
+    /// `y = x (S T)^t` for at most `tokens` tokens.
+    pub fn matmul_few(x: Dtype, scale: Dtype, group: usize, tokens: usize) -> Self {
+        let class = format!("MatmulFew<{}, {}, {}, {tokens}>", x.in_cuda(), scale.in_cuda(), fixed(group));
+        Self { header: "matmul_few.cuh", class, threads: 128, resident: if tokens > 8 && x == Float32 { 3 } else { 4 } }
+    }
+
+    /// `y = x (S T)^t` in tiles.
+    pub fn matmul_many(x: Dtype, scale: Dtype, group: usize, asynchronous: bool) -> Self {
+        let (x, scale, steps) = (x.in_cuda(), scale.in_cuda(), tile_steps(group));
+        let class = format!("MatmulMany<{x}, {scale}, {}, {steps}, {asynchronous}>", fixed(group));
+        Self { header: "matmul_many.cuh", class, threads: 256, resident: 1 }
+    }
+
+    /// `dx = dy (S T)` in tiles.
+    pub fn matmul_transposed(x: Dtype, scale: Dtype, group: usize, asynchronous: bool) -> Self {
+        let class = format!("MatmulTransposed<{}, {}, {}, {asynchronous}>", x.in_cuda(), scale.in_cuda(), fixed(group));
+        Self { header: "matmul_transposed.cuh", class, threads: 256, resident: 1 }
+    }
+
+    /// Scores of `dy^t x`.
+    pub fn correlate(x: Dtype, asynchronous: bool) -> Self {
+        Self { header: "correlate.cuh", class: format!("Correlate<{}, {asynchronous}>", x.in_cuda()), threads: 256, resident: 1 }
+    }
+
+    /// Scores of a dense gradient.
+    pub fn correlate_dense() -> Self {
+        Self::elementwise("correlate.cuh", "CorrelateDense".into())
+    }
+
+    /// The sum of the parts of a contraction.
+    pub fn reduce(y: Dtype) -> Self {
+        Self::elementwise("matmul_few.cuh", format!("Reduce<{}>", y.in_cuda()))
+    }
+
+    /// Scales from the integer state.
+    pub fn scale(scale: Dtype) -> Self {
+        Self::elementwise("state.cuh", format!("Scale<{}>", scale.in_cuda()))
+    }
+
+    /// The check of scores and votes.
+    pub fn accumulate_check() -> Self {
+        Self::elementwise("state.cuh", "AccumulateCheck".into())
+    }
+
+    /// Scores into the state.
+    pub fn accumulate() -> Self {
+        Self::elementwise("state.cuh", "Accumulate".into())
+    }
+
+    /// Trits to bytes.
+    pub fn pack() -> Self {
+        Self::elementwise("pack.cuh", "Pack".into())
+    }
+
+    /// Bytes to trits.
+    pub fn unpack() -> Self {
+        Self::elementwise("pack.cuh", "Unpack".into())
+    }
+
+    /// Bytes and scales to dense weights.
+    pub fn dequantize(scale: Dtype) -> Self {
+        Self::elementwise("pack.cuh", format!("Dequantize<{}>", scale.in_cuda()))
+    }
+
+    /// Every specialisation that a plan can ask for.
+    pub fn all() -> Vec<Self> {
+        let products = [(Float32, Float32), (Float16, Float32), (Bfloat16, Float32), (Bfloat16, Bfloat16)];
+        // A fixed length, and run-time lengths for both numbers of steps.
+        let groups = FIXED_GROUPS.into_iter().chain([16, 96]);
+        let mut all = Vec::new();
+        for ((x, scale), group) in products.into_iter().flat_map(|types| groups.clone().map(move |group| (types, group))) {
+            all.extend(FEW_TOKENS.map(|tokens| Self::matmul_few(x, scale, group, tokens)));
+            all.extend([false, true].map(|asynchronous| Self::matmul_many(x, scale, group, asynchronous && copies(x))));
+            all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && x == Bfloat16)));
+        }
+        for x in [Float32, Float16, Bfloat16] {
+            all.extend([false, true].map(|asynchronous| Self::correlate(x, asynchronous && copies(x))));
+            all.push(Self::reduce(x));
+        }
+        for scale in [Float32, Bfloat16] {
+            all.extend([Self::scale(scale), Self::dequantize(scale)]);
+        }
+        all.extend([Self::correlate_dense(), Self::accumulate_check(), Self::accumulate(), Self::pack(), Self::unpack()]);
+        let mut seen = std::collections::HashSet::new();
+        all.retain(|kernel| seen.insert(kernel.class.clone()));
+        all
+    }
+}
+
+/// Whether values of this type are operands of the tensor cores as they lie in memory.
+pub fn copies(x: Dtype) -> bool {
+    x != Float32
+}
+
+/// The template argument for groups of `group` inputs.
+pub fn fixed(group: usize) -> usize {
+    if FIXED_GROUPS.contains(&group) { group } else { 0 }
+}
+
+/// Inputs of a group in one step of a tile's contraction: the larger number, where the smaller wastes no fewer.
+pub fn tile_steps(group: usize) -> usize {
+    if (1..=16).contains(&(group % 32)) { 16 } else { 32 }
+}

@@ -1,0 +1,489 @@
+//! From one custom call to its launches: shapes checked, kernels chosen, grids and shared memory counted. Depends on shapes and
+//! types alone, never on the card, so that every card gives the same sums.
+
+use super::call::{Call, Launch};
+use super::ensemble::{Run, runs};
+use super::kernel::{FEW_TOKENS, Kernel, copies, tile_steps};
+use super::tensor::{Dtype, Tensor};
+use crate::error::{Error, Result};
+use crate::trits::GroupLayout;
+use Dtype::{Bfloat16, Float16, Float32, Int8, Int32, Uint8};
+
+/// Columns, rows and inputs of a tile, as in `cpp/cuda/tile.cuh`.
+const TILE: usize = 128;
+/// Rows of a block of the kernel for few tokens.
+const FEW_ROWS: usize = 64;
+/// Blocks that fill a large card twice.
+const BLOCKS: usize = 264;
+/// Dynamic shared memory that every card from sm_80 on gives one block.
+const SHARED: usize = 96 << 10;
+/// Scores that one block of the check reads, at least.
+const CHECKED: usize = 4096;
+
+/// The attributes of a custom call.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// Inputs of a group.
+    pub group_size: i64,
+    /// K of the scale.
+    pub gain: f32,
+    /// Votes that were asked for, or a negative number.
+    pub wanted_votes: i64,
+}
+
+/// One custom call: what XLA hands over, or, for [`scratch`], the shapes alone.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Request {
+    /// The operation, as in `matmul`.
+    pub operation: String,
+    /// The operands.
+    pub operands: Vec<Tensor>,
+    /// The results; scratch, where there is any, is the last.
+    pub results: Vec<Tensor>,
+    /// The attributes.
+    #[serde(default)]
+    pub attributes: Attributes,
+}
+
+/// What a call launches, in order, and the float32 elements of scratch that it needs as a further result (0: no such result).
+#[derive(Debug)]
+pub struct Plan {
+    /// The launches.
+    pub launches: Vec<Launch>,
+    /// Elements of scratch.
+    pub scratch: usize,
+}
+
+/// Plans a call. Where the scratch result is missing its address is 0: such a plan is for its size alone.
+pub fn plan(request: &Request) -> Result<Plan> {
+    let Request { operation, operands, results, attributes } = request;
+    let operands = operands.as_slice();
+    match (operation.as_str(), operands, results.as_slice()) {
+        ("matmul", [x, trits, scale], [y, scratch @ ..]) => Product::new("matmul", true, x, trits, scale, y, *attributes)?.plan(scratch),
+        ("matmul_transposed", [dy, trits, scale], [dx, scratch @ ..]) => {
+            Product::new("matmul_transposed", false, dy, trits, scale, dx, *attributes)?.plan(scratch)
+        }
+        ("correlate", [x, dy, trits], [score, votes]) => correlate(x, dy, trits, score, votes, *attributes),
+        ("correlate_dense", [dw, trits], [score]) => correlate_dense(dw, trits, score, *attributes),
+        ("scale", [exponent, corr, step], [scale]) => scales(exponent, corr, step, scale, *attributes),
+        ("accumulate", [corr, step, score, votes], [new_corr, new_step, scratch @ ..]) => {
+            accumulate([corr, step, score, votes], [new_corr, new_step], scratch, *attributes)
+        }
+        ("pack", [trits], [packed]) => bytes(Kernel::pack(), "pack", packed, trits, None, (trits, packed), *attributes),
+        ("unpack", [packed], [trits]) => bytes(Kernel::unpack(), "unpack", packed, trits, None, (packed, trits), *attributes),
+        ("dequantize", [trits, scale], [weights]) => {
+            let kernel = Kernel::dequantize(scale.dtype);
+            bytes(kernel, "dequantize", trits, weights, Some(scale), (trits, weights), *attributes)
+        }
+        _ => Err(Error::Argument {
+            operation: "plan",
+            argument: "operation",
+            wanted: "be a custom call of ternax with its operands and results".into(),
+            found: format!("{operation} of {} operands and {} results", operands.len(), results.len()),
+        }),
+    }
+}
+
+/// A size as the kernels hold it.
+fn size(operation: &'static str, argument: &'static str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::Argument {
+        operation,
+        argument,
+        wanted: format!("have dimensions below {}", i32::MAX),
+        found: value.to_string(),
+    })
+}
+
+fn layout(operation: &'static str, in_dim: usize, attributes: Attributes) -> Result<GroupLayout> {
+    let refused =
+        |_| Error::Argument { operation, argument: "group_size", wanted: "be at least 1".into(), found: attributes.group_size.to_string() };
+    GroupLayout::new(in_dim, usize::try_from(attributes.group_size).map_err(refused)?)
+}
+
+/// The sizes that all calls on a weight have.
+fn base(operation: &'static str, layout: GroupLayout, out_dim: usize, tokens: usize, attributes: Attributes) -> Result<Call> {
+    Ok(Call {
+        group_size: attributes.group_size,
+        wanted_votes: attributes.wanted_votes,
+        gain: attributes.gain,
+        tokens: size(operation, "tokens", tokens)?,
+        in_dim: size(operation, "in_dim", layout.in_dim())?,
+        out_dim: size(operation, "out_dim", out_dim)?,
+        group: size(operation, "group_size", layout.group_size().min(layout.in_dim()))?,
+        splits: 1,
+        ..Call::default()
+    })
+}
+
+/// Sets the addresses and strides of one run: of each operand and result the tensor and the elements of a member.
+fn place(call: &mut Call, run: &Run, operands: &[(&Tensor, usize)], results: &[(u64, Dtype, usize)]) {
+    for (index, (tensor, each)) in operands.iter().enumerate() {
+        call.operands[index] = tensor.address + (run.starts[index] * each * tensor.dtype.size()) as u64;
+        call.operand_strides[index] = if run.own[index] { *each as i64 } else { 0 };
+    }
+    for (index, &(address, dtype, each)) in results.iter().enumerate() {
+        call.results[index] = address + (run.first * each * dtype.size()) as u64;
+        call.result_strides[index] = each as i64;
+    }
+}
+
+fn blocks(operation: &'static str, count: usize, each: usize) -> Result<u32> {
+    Ok(size(operation, "elements", count.div_ceil(each))? as u32)
+}
+
+/// The two matrix products.
+struct Product<'a> {
+    operation: &'static str,
+    forward: bool,
+    data: &'a Tensor,
+    trits: &'a Tensor,
+    scale: &'a Tensor,
+    result: &'a Tensor,
+    ensemble: Vec<usize>,
+    layout: GroupLayout,
+    out_dim: usize,
+    tokens: usize,
+    attributes: Attributes,
+}
+
+/// How a product is computed.
+struct Shape {
+    kernel: Kernel,
+    /// Blocks of one member and split.
+    grid: [u32; 2],
+    /// Steps of the contraction in each split.
+    split_steps: usize,
+    splits: usize,
+    shared: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        operation: &'static str,
+        forward: bool,
+        data: &'a Tensor,
+        trits: &'a Tensor,
+        scale: &'a Tensor,
+        result: &'a Tensor,
+        attributes: Attributes,
+    ) -> Result<Self> {
+        let (data_name, result_name) = if forward { ("x", "y") } else { ("dy", "dx") };
+        let rank = trits.leading(operation, "trits", 3).map(|_| trits.shape.len() - 3)?;
+        let (lead, last) = (data.leading(operation, data_name, rank + 1)?, data.shape.len() - 1);
+        let ensemble = result.leading(operation, result_name, rank + 1)?[..rank].to_vec();
+        let out_dim = trits.shape[rank];
+        let in_dim = if forward { data.shape[last] } else { result.shape[result.shape.len() - 1] };
+        let (from, to) = if forward { (in_dim, out_dim) } else { (out_dim, in_dim) };
+        let layout = layout(operation, in_dim, attributes)?;
+        let rows = &data.shape[rank..last];
+        data.expect(operation, data_name, &[Float32, Float16, Bfloat16], &[&lead[..rank], rows, &[from]].concat())?;
+        result.expect(operation, result_name, &[data.dtype, Float32], &[&ensemble, rows, &[to]].concat())?;
+        let matrix = [out_dim, layout.groups(), layout.group_bytes()];
+        trits.expect(operation, "trits", &[Uint8], &[&trits.shape[..rank], &matrix].concat())?;
+        let scales: &[Dtype] = if data.dtype == Bfloat16 { &[Float32, Bfloat16] } else { &[Float32] };
+        scale.expect(operation, "scale", scales, &[scale.leading(operation, "scale", rank)?, &matrix[..2]].concat())?;
+        let tokens = rows.iter().product();
+        Ok(Self { operation, forward, data, trits, scale, result, ensemble, layout, out_dim, tokens, attributes })
+    }
+
+    fn group(&self) -> usize {
+        self.layout.group_size().min(self.layout.in_dim())
+    }
+
+    fn result_dim(&self) -> usize {
+        if self.forward { self.out_dim } else { self.layout.in_dim() }
+    }
+
+    fn shape(&self) -> Result<Shape> {
+        let members: usize = self.ensemble.iter().product();
+        match FEW_TOKENS.into_iter().find(|&most| self.forward && self.tokens <= most) {
+            Some(most) => self.few(members, most),
+            None => self.tiles(members),
+        }
+    }
+
+    /// The kernel for few tokens: a split ends where its activations fill shared memory, or once there are blocks enough.
+    fn few(&self, members: usize, most: usize) -> Result<Shape> {
+        let kernel = Kernel::matmul_few(self.data.dtype, self.scale.dtype, self.group(), most);
+        let sizes = FewSizes::new(self.group(), self.layout.group_bytes(), self.scale.dtype);
+        let limbs = if self.data.dtype == Float32 { 3 } else { 1 };
+        let unit = 80 * sizes.windows * limbs * most;
+        let ring = 12 * sizes.stage;
+        let units = self.layout.groups() * sizes.units_per_group;
+        let rows = self.out_dim.div_ceil(FEW_ROWS);
+        let wanted = (BLOCKS / (rows * members).max(1)).clamp(1, units.div_ceil(sizes.stage_units));
+        let split_steps = units.div_ceil(wanted).min(((SHARED - ring) / unit).max(1));
+        let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
+        Ok(Shape { kernel, grid, split_steps, splits: units.div_ceil(split_steps), shared: ring + split_steps * unit })
+    }
+
+    /// The kernels in tiles: the contraction is split where there are few tiles and many steps.
+    fn tiles(&self, members: usize) -> Result<Shape> {
+        let (x, scale, group) = (self.data.dtype, self.scale.dtype, self.group());
+        let aligned = |size: usize| size.is_multiple_of(8);
+        let (kernel, steps, shared) = if self.forward {
+            let asynchronous = copies(x) && aligned(self.layout.in_dim()) && aligned(group);
+            let (each, limbs) = (tile_steps(group), if x == Float32 { 3 } else { 1 });
+            let plane = TILE * (2 * each + 16);
+            let folded = x == Bfloat16 && scale == Bfloat16;
+            let stage = (limbs + 1) * plane + if folded { 0 } else { 4 * TILE };
+            let steps = self.layout.groups() * group.div_ceil(each);
+            (Kernel::matmul_many(x, scale, group, asynchronous), steps, if asynchronous { 3 } else { 2 } * stage)
+        } else {
+            let asynchronous = x == Bfloat16 && aligned(self.out_dim);
+            let limbs_a = if x == Float32 {
+                3
+            } else if x == Float16 {
+                2
+            } else {
+                1
+            };
+            let limbs_b = if scale == Float32 { 3 } else { 1 };
+            let each = if limbs_a + limbs_b > 2 { 16 } else { 32 };
+            let stage = limbs_a * TILE * (2 * each + 16) + limbs_b * each * (2 * TILE + 16);
+            let steps = self.out_dim.div_ceil(each);
+            (Kernel::matmul_transposed(x, scale, group, asynchronous), steps, if asynchronous { 3 } else { 2 } * stage)
+        };
+        let grid = [self.tokens.div_ceil(TILE), self.result_dim().div_ceil(TILE)];
+        let tiles = grid[0] * grid[1] * members;
+        let wanted = if 2 * tiles >= BLOCKS { 1 } else { (BLOCKS / tiles.max(1)).clamp(1, (steps / 8).max(1)) };
+        let split_steps = steps.div_ceil(wanted).max(1);
+        let grid = [size(self.operation, "tokens", grid[0])? as u32, size(self.operation, "out_dim", grid[1])? as u32];
+        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps).max(1), shared })
+    }
+
+    fn plan(&self, scratch: &[Tensor]) -> Result<Plan> {
+        let shape = self.shape()?;
+        let each = self.tokens * self.result_dim();
+        let members: usize = self.ensemble.iter().product();
+        let partial = if shape.splits > 1 { shape.splits * each } else { 0 };
+        let mut plan = Plan { launches: Vec::new(), scratch: (members * partial).max(1) };
+        if each == 0 {
+            return Ok(plan);
+        }
+        let scratch_at = scratch_address(self.operation, scratch, plan.scratch)?;
+        let (in_dim, out_dim) = (self.layout.in_dim(), self.out_dim);
+        let from = if self.forward { in_dim } else { out_dim };
+        let weights = (out_dim * self.layout.row_bytes(), out_dim * self.layout.groups());
+        let operands = [(self.data, self.tokens * from), (self.trits, weights.0), (self.scale, weights.1)];
+        let named = [("x", self.data), ("trits", self.trits), ("scale", self.scale)];
+        for run in runs(self.operation, &self.ensemble, &named, shape.splits)? {
+            let mut call = base(self.operation, self.layout, out_dim, self.tokens, self.attributes)?;
+            call.splits = size(self.operation, "splits", shape.splits)?;
+            call.split_steps = size(self.operation, "steps", shape.split_steps)?;
+            call.wide = i32::from(self.result.dtype != self.data.dtype);
+            place(&mut call, &run, &operands, &[(self.result.address, self.result.dtype, each), (scratch_at, Float32, partial)]);
+            let (members, splits) = (run.members as u32, shape.splits as u32);
+            let grid = if shape.kernel.header == "matmul_few.cuh" {
+                [shape.grid[0], splits, members]
+            } else {
+                [shape.grid[0], shape.grid[1], members * splits]
+            };
+            plan.launches.push(Launch { kernel: shape.kernel.clone(), grid, call, shared: shape.shared as u32 });
+            if shape.splits > 1 {
+                let call = Call {
+                    operands: [call.results[1], 0, 0, 0],
+                    operand_strides: [partial as i64, 0, 0, 0],
+                    results: [call.results[0], 0, 0],
+                    result_strides: [each as i64, 0, 0],
+                    count: each as i64,
+                    ..call
+                };
+                let grid = [blocks(self.operation, each, 256)?, members, 1];
+                plan.launches.push(Launch { kernel: Kernel::reduce(self.result.dtype), grid, call, shared: 0 });
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// `MatmulFew::Sizes` of `cpp/cuda/matmul_few.cuh`.
+struct FewSizes {
+    units_per_group: usize,
+    windows: usize,
+    stage_units: usize,
+    stage: usize,
+}
+
+impl FewSizes {
+    fn new(group: usize, group_bytes: usize, scale: Dtype) -> Self {
+        const UNIT_BYTES: usize = 32;
+        let unit_bytes = group_bytes.min(UNIT_BYTES);
+        let windows = unit_bytes.div_ceil(8);
+        let stage_units = (640 / group.min(5 * UNIT_BYTES)).clamp(1, 32);
+        let segment = ((stage_units - 1) * unit_bytes + 8 * windows + 15).div_ceil(16) * 16;
+        let pitch = if segment.is_multiple_of(32) { segment + 16 } else { segment };
+        let scale_words = if scale == Float32 { stage_units } else { stage_units / 2 + 1 };
+        Self { units_per_group: group_bytes.div_ceil(UNIT_BYTES), windows, stage_units, stage: 16 * pitch + 64 * scale_words }
+    }
+}
+
+/// Where scratch lies: 0 where the call has no such result yet, because its size is being asked for.
+fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
+    match scratch {
+        [] => Ok(0),
+        [tensor] => tensor.expect(operation, "scratch", &[Float32], &[elements]).map(|()| tensor.address),
+        _ => Err(Error::Argument { operation, argument: "scratch", wanted: "be one result".into(), found: scratch.len().to_string() }),
+    }
+}
+
+fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Tensor, attributes: Attributes) -> Result<Plan> {
+    const OPERATION: &str = "correlate";
+    let rank = votes.shape.len();
+    let (lead, last) = (x.leading(OPERATION, "x", rank + 1)?, x.shape.len() - 1);
+    trits.leading(OPERATION, "trits", rank + 3)?;
+    let (in_dim, out_dim, rows) = (x.shape[last], trits.shape[rank], &x.shape[rank..last]);
+    let layout = layout(OPERATION, in_dim, attributes)?;
+    x.expect(OPERATION, "x", &[Float32, Float16, Bfloat16], &[&lead[..rank], rows, &[in_dim]].concat())?;
+    dy.expect(OPERATION, "dy", &[x.dtype], &[dy.leading(OPERATION, "dy", rank)?, rows, &[out_dim]].concat())?;
+    trits.expect(OPERATION, "trits", &[Uint8], &[&trits.shape[..rank], &[out_dim, layout.groups(), layout.group_bytes()]].concat())?;
+    score.expect(OPERATION, "score", &[Float32], &[&votes.shape[..], &[out_dim, layout.groups()]].concat())?;
+    votes.expect(OPERATION, "votes", &[Float32], &votes.shape)?;
+    let (tokens, scores): (usize, _) = (rows.iter().product(), out_dim * layout.groups());
+    let group = layout.group_size().min(in_dim);
+    let together = (TILE / group).max(1);
+    let aligned = [in_dim, out_dim, together * group].iter().all(|size| size.is_multiple_of(8));
+    let asynchronous = copies(x.dtype) && aligned;
+    let (limbs, each) = if x.dtype == Float32 { (3, 16) } else { (1, 32) };
+    let ring = if asynchronous { 3 } else { 2 } * 2 * limbs * each * (2 * TILE + 16);
+    let shared = ring.max(TILE * (TILE + 4)) as u32;
+    let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
+    let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
+    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], 1)? {
+        let mut call = base(OPERATION, layout, out_dim, tokens, attributes)?;
+        place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
+        let grid = [grid[0], grid[1], run.members as u32];
+        plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+    }
+    Ok(plan)
+}
+
+fn correlate_dense(dw: &Tensor, trits: &Tensor, score: &Tensor, attributes: Attributes) -> Result<Plan> {
+    const OPERATION: &str = "correlate_dense";
+    let rank = dw.leading(OPERATION, "dw", 2).map(|_| dw.shape.len() - 2)?;
+    let (ensemble, out_dim, in_dim) = (&dw.shape[..rank], dw.shape[rank], dw.shape[rank + 1]);
+    let layout = layout(OPERATION, in_dim, attributes)?;
+    dw.expect(OPERATION, "dw", &[Float32], &dw.shape)?;
+    let matrix = [out_dim, layout.groups(), layout.group_bytes()];
+    trits.expect(OPERATION, "trits", &[Uint8], &[trits.leading(OPERATION, "trits", rank)?, &matrix].concat())?;
+    score.expect(OPERATION, "score", &[Float32], &[ensemble, &matrix[..2]].concat())?;
+    let scores = out_dim * layout.groups();
+    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    if scores == 0 {
+        return Ok(plan);
+    }
+    for run in runs(OPERATION, ensemble, &[("dw", dw), ("trits", trits)], 1)? {
+        let mut call = Call { count: scores as i64, ..base(OPERATION, layout, out_dim, 0, attributes)? };
+        place(&mut call, &run, &[(dw, out_dim * in_dim), (trits, out_dim * layout.row_bytes())], &[(score.address, Float32, scores)]);
+        let grid = [blocks(OPERATION, scores, 256)?, run.members as u32, 1];
+        plan.launches.push(Launch { kernel: Kernel::correlate_dense(), grid, call, shared: 0 });
+    }
+    Ok(plan)
+}
+
+fn scales(exponent: &Tensor, corr: &Tensor, step: &Tensor, scale: &Tensor, attributes: Attributes) -> Result<Plan> {
+    const OPERATION: &str = "scale";
+    let rank = exponent.leading(OPERATION, "exponent", 2).map(|_| exponent.shape.len() - 2)?;
+    let ensemble = &exponent.shape[..rank];
+    layout(OPERATION, 1, attributes)?;
+    exponent.expect(OPERATION, "exponent", &[Int8], &exponent.shape)?;
+    corr.expect(OPERATION, "corr", &[Int32], &[&exponent.shape[..], &[2]].concat())?;
+    step.expect(OPERATION, "step", &[Int32], &[ensemble, &[2]].concat())?;
+    scale.expect(OPERATION, "scale", &[Float32, Bfloat16], &exponent.shape)?;
+    let count: usize = exponent.shape[rank..].iter().product();
+    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    if count == 0 {
+        return Ok(plan);
+    }
+    for run in runs(OPERATION, ensemble, &[("exponent", exponent), ("corr", corr), ("step", step)], 1)? {
+        let mut call = Call { count: count as i64, group_size: attributes.group_size, gain: attributes.gain, ..Call::default() };
+        place_pairs(&mut call, &run, &[(exponent, count, 1), (corr, count, 2), (step, 1, 2)]);
+        call.results[0] = scale.address + (run.first * count * scale.dtype.size()) as u64;
+        call.result_strides[0] = count as i64;
+        let grid = [blocks(OPERATION, count, 256)?, run.members as u32, 1];
+        plan.launches.push(Launch { kernel: Kernel::scale(scale.dtype), grid, call, shared: 0 });
+    }
+    Ok(plan)
+}
+
+/// As [`place`], for operands whose elements are `per` values of the tensor: limbs are pairs.
+fn place_pairs(call: &mut Call, run: &Run, operands: &[(&Tensor, usize, usize)]) {
+    for (index, (tensor, each, per)) in operands.iter().enumerate() {
+        call.operands[index] = tensor.address + (run.starts[index] * each * per * tensor.dtype.size()) as u64;
+        call.operand_strides[index] = if run.own[index] { *each as i64 } else { 0 };
+    }
+}
+
+fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor], attributes: Attributes) -> Result<Plan> {
+    const OPERATION: &str = "accumulate";
+    let [corr, step, score, votes] = operands;
+    let rank = score.leading(OPERATION, "score", 2).map(|_| score.shape.len() - 2)?;
+    let ensemble = &score.shape[..rank];
+    layout(OPERATION, 1, attributes)?;
+    let limbs = |shape: &[usize]| [shape, &[2]].concat();
+    score.expect(OPERATION, "score", &[Float32], &score.shape)?;
+    votes.expect(OPERATION, "votes", &[Float32], ensemble)?;
+    for (argument, state, shape) in [("corr", corr, &score.shape[..]), ("step", step, ensemble)] {
+        state.expect(OPERATION, argument, &[Int32], &limbs(shape))?;
+    }
+    for (argument, state, shape) in [("new_corr", results[0], &score.shape[..]), ("new_step", results[1], ensemble)] {
+        state.expect(OPERATION, argument, &[Int32], &limbs(shape))?;
+    }
+    let count: usize = score.shape[rank..].iter().product();
+    let members: usize = ensemble.iter().product();
+    let splits = count.div_ceil(CHECKED).clamp(1, 64);
+    let mut plan = Plan { launches: Vec::new(), scratch: (members * splits).max(1) };
+    let flags = scratch_address(OPERATION, scratch, plan.scratch)?;
+    for run in runs(OPERATION, ensemble, &[("corr", corr), ("step", step), ("score", score), ("votes", votes)], 1)? {
+        let mut call = Call {
+            count: count as i64,
+            group_size: attributes.group_size,
+            wanted_votes: attributes.wanted_votes,
+            splits: splits as i32,
+            ..Call::default()
+        };
+        place_pairs(&mut call, &run, &[(corr, count, 2), (step, 1, 2), (score, count, 1), (votes, 1, 1)]);
+        let starts = [(results[0].address, 8 * count), (results[1].address, 8), (flags, 4 * splits)];
+        call.results = starts.map(|(address, bytes)| address + (run.first * bytes) as u64);
+        call.result_strides = [count as i64, 1, splits as i64];
+        let members = run.members as u32;
+        let check = Launch { kernel: Kernel::accumulate_check(), grid: [splits as u32, members, 1], call, shared: 32 };
+        let grid = [blocks(OPERATION, count.max(1), 256)?, members, 1];
+        plan.launches.extend([check, Launch { kernel: Kernel::accumulate(), grid, call, shared: 0 }]);
+    }
+    Ok(plan)
+}
+
+/// The kernels that take one packed byte per thread: `packed` and `dense` say the shapes, `ends` what is read and written.
+fn bytes(
+    kernel: Kernel,
+    operation: &'static str,
+    packed: &Tensor,
+    dense: &Tensor,
+    scale: Option<&Tensor>,
+    ends: (&Tensor, &Tensor),
+    attributes: Attributes,
+) -> Result<Plan> {
+    let rank = dense.leading(operation, "trits", 1).map(|_| dense.shape.len() - 1)?;
+    let (rows, in_dim) = (&dense.shape[..rank], dense.shape[rank]);
+    let layout = layout(operation, in_dim, attributes)?;
+    let matrix = [layout.groups(), layout.group_bytes()];
+    packed.expect(operation, "trits", &[Uint8], &[rows, &matrix].concat())?;
+    let wanted = if scale.is_some() { Float32 } else { Int8 };
+    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, &[wanted], &dense.shape)?;
+    if let Some(scale) = scale {
+        scale.expect(operation, "scale", &[Float32, Bfloat16], &[rows, &matrix[..1]].concat())?;
+    }
+    let count = rows.iter().product::<usize>() * layout.row_bytes();
+    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    if count == 0 {
+        return Ok(plan);
+    }
+    let mut call = Call { count: count as i64, ..base(operation, layout, 0, 0, attributes)? };
+    call.operands = [ends.0.address, scale.map_or(0, |scale| scale.address), 0, 0];
+    call.results[0] = ends.1.address;
+    plan.launches.push(Launch { kernel, grid: [blocks(operation, count, 256)?, 1, 1], call, shared: 0 });
+    Ok(plan)
+}

@@ -1,0 +1,175 @@
+//! Both matrix products.
+
+use half::{bf16, f16};
+
+use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
+use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
+use crate::machine::{Machine, Options};
+
+/// Shapes beyond the shared table: groups of several units, contractions of 16 steps, aligned rows, several tiles in each direction.
+const MORE: &[Shape] = &[
+    Shape { tokens: 2, in_dim: 700, out_dim: 70, group_size: 330 },
+    Shape { tokens: 9, in_dim: 400, out_dim: 20, group_size: 1000 },
+    Shape { tokens: 20, in_dim: 400, out_dim: 140, group_size: 48 },
+    Shape { tokens: 130, in_dim: 192, out_dim: 136, group_size: 64 },
+    Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
+    Shape { tokens: 1, in_dim: 4096, out_dim: 66, group_size: 32 },
+    Shape { tokens: 16, in_dim: 2080, out_dim: 40, group_size: 32 },
+    Shape { tokens: 18, in_dim: 1600, out_dim: 8, group_size: 160 },
+];
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.iter().chain(MORE).copied()
+}
+
+/// Tile multiplications that a shape costs on the emulated machine.
+fn work(shape: Shape) -> usize {
+    let Shape { tokens, in_dim, out_dim, .. } = shape;
+    tokens.next_multiple_of(if tokens <= 16 { 16 } else { 128 }) * in_dim * out_dim.next_multiple_of(128)
+}
+
+struct Case<'a, X> {
+    problem: &'a Problem<X>,
+    /// Scales rounded to bfloat16, where the call takes those.
+    narrow: bool,
+    options: Options,
+}
+
+impl<X: Number> Case<'_, X> {
+    fn scale(&self) -> Buffer<'static> {
+        let (Shape { out_dim, .. }, groups) = (self.problem.shape, self.problem.layout.groups());
+        let scale = &self.problem.scale;
+        if self.narrow {
+            let rounded: Vec<bf16> = scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+            return Buffer::of(Machine::get(), &rounded, &[out_dim, groups]);
+        }
+        Buffer::of(Machine::get(), scale, &[out_dim, groups])
+    }
+
+    fn product<Y: Number>(&self, forward: bool) -> Vec<Y> {
+        let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), self.problem.shape);
+        let layout = self.problem.layout;
+        let trits = Buffer::of(machine, &self.problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+        let (operation, data, from, to) =
+            if forward { ("matmul", &self.problem.x, in_dim, out_dim) } else { ("matmul_transposed", &self.problem.dy, out_dim, in_dim) };
+        let data = Buffer::of(machine, data, &[tokens, from]);
+        let result = Buffer::result(machine, Y::DTYPE, &[tokens, to]);
+        call(machine, operation, grouped(group_size), &[&data, &trits, &self.scale()], &[&result], self.options);
+        result.values::<Y>().to_vec()
+    }
+}
+
+/// A problem whose scales are bfloat16 values where `narrow`.
+fn problem<X: Number>(shape: Shape, values: Values, narrow: bool) -> Problem<X> {
+    let mut problem = Problem::new(shape, values);
+    if narrow {
+        problem.scale.iter_mut().for_each(|scale| *scale = bf16::from_f32(*scale).to_f32());
+    }
+    problem
+}
+
+fn agrees<X: Number, Y: Number>(forward: bool, narrow: bool) {
+    for shape in shapes() {
+        let exact = problem::<X>(shape, Values::Dyadic, narrow);
+        let rounded = problem::<X>(shape, Values::Uniform, narrow);
+        let (wanted, bounds) =
+            if forward { (exact.matmul(), rounded.matmul()) } else { (exact.matmul_transposed(), rounded.matmul_transposed()) };
+        let wanted: Vec<Y> = wanted.iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
+        let length = if forward { shape.in_dim } else { shape.out_dim };
+        under_every_schedule(work(shape), |options| {
+            let what = format!("{} to {}, forward {forward}, narrow {narrow}, {shape:?}, {options:?}", X::NAME, Y::NAME);
+            let found = Case { problem: &exact, narrow, options }.product::<Y>(forward);
+            assert!(found == wanted, "{what}: sums that float32 holds are exact");
+            assert_close(&Case { problem: &rounded, narrow, options }.product::<Y>(forward), &bounds, length, &what);
+        });
+    }
+}
+
+#[test]
+fn float32_products_are_of_float32_grade() {
+    agrees::<f32, f32>(true, false);
+}
+
+#[test]
+fn float32_gradients_are_of_float32_grade() {
+    agrees::<f32, f32>(false, false);
+}
+
+#[test]
+fn bfloat16_products_with_bfloat16_scales_are_rounded_once() {
+    agrees::<bf16, bf16>(true, true);
+}
+
+#[test]
+fn bfloat16_gradients_with_bfloat16_scales_are_rounded_once() {
+    agrees::<bf16, bf16>(false, true);
+}
+
+#[test]
+fn bfloat16_products_with_float32_scales_and_results_are_of_float32_grade() {
+    agrees::<bf16, f32>(true, false);
+}
+
+#[test]
+fn bfloat16_gradients_with_float32_scales_and_results_are_of_float32_grade() {
+    agrees::<bf16, f32>(false, false);
+}
+
+#[test]
+fn float16_products_are_rounded_once() {
+    agrees::<f16, f16>(true, false);
+}
+
+#[test]
+fn float16_gradients_are_rounded_once() {
+    agrees::<f16, f16>(false, false);
+}
+
+#[test]
+fn the_order_of_the_threads_never_changes_a_bit() {
+    for tokens in [3, 40] {
+        let problem = Problem::<f32>::new(Shape { tokens, in_dim: 640, out_dim: 70, group_size: 32 }, Values::Uniform);
+        for forward in [true, false] {
+            // The second and third option differ in their order alone.
+            let [one, other] = [1, 2].map(|index| {
+                let options = crate::machine::OPTIONS[index];
+                let product = Case { problem: &problem, narrow: false, options }.product::<f32>(forward);
+                product.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            assert!(one == other, "{tokens} tokens, forward {forward}");
+        }
+    }
+}
+
+#[test]
+fn infinities_and_the_largest_numbers_survive_the_cut_into_limbs() {
+    for tokens in [1, 20] {
+        let shape = Shape { tokens, in_dim: 40, out_dim: 3, group_size: 40 };
+        let mut problem = Problem::<f32>::new(shape, Values::Dyadic);
+        problem.trits.fill(1);
+        problem.packed.fill(242);
+        problem.scale.fill(1.0);
+        problem.x.fill(0.0);
+        let product = |problem: &Problem<f32>| Case { problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        for value in [f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 3.4e38] {
+            problem.x[7] = value;
+            assert_eq!(product(&problem)[..3], [value; 3], "{tokens} tokens");
+        }
+        problem.x[7] = f32::NAN;
+        assert!(product(&problem)[..3].iter().all(|y| y.is_nan()), "{tokens} tokens");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_packed_trits_stay_harmless() {
+    for tokens in [1, 20] {
+        let mut problem = Problem::<f32>::new(Shape { tokens, in_dim: 70, out_dim: 9, group_size: 32 }, Values::Uniform);
+        for (index, byte) in problem.packed.iter_mut().enumerate() {
+            *byte = 243 + (index % 13) as u8;
+        }
+        for forward in [true, false] {
+            let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(forward);
+            assert!(found.iter().all(|value| value.abs() <= 2.0 * 1.5 * 70.0), "{tokens} tokens, forward {forward}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Scores of activations and of dense gradients.
+
+use half::{bf16, f16};
+
+use crate::common::{Problem, SHAPES, Shape, Values};
+use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
+use crate::machine::{Machine, OPTIONS};
+
+/// Shapes beyond the shared table: aligned rows, groups of several tiles, ragged ones among them.
+const MORE: &[Shape] = &[
+    Shape { tokens: 70, in_dim: 256, out_dim: 136, group_size: 32 },
+    Shape { tokens: 40, in_dim: 240, out_dim: 24, group_size: 40 },
+    Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
+    Shape { tokens: 33, in_dim: 301, out_dim: 19, group_size: 200 },
+    Shape { tokens: 9, in_dim: 520, out_dim: 8, group_size: 360 },
+];
+
+fn work(shape: Shape) -> usize {
+    shape.tokens.next_multiple_of(32) * shape.in_dim.next_multiple_of(128) * shape.out_dim.next_multiple_of(128)
+}
+
+fn agrees<X: Number>() {
+    let machine = Machine::get();
+    for &shape in SHAPES.iter().chain(MORE) {
+        let Shape { tokens, in_dim, out_dim, group_size } = shape;
+        for values in [Values::Dyadic, Values::Uniform] {
+            let problem = Problem::<X>::new(shape, values);
+            let (layout, wanted) = (problem.layout, problem.scores());
+            let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
+            let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
+            let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+            under_every_schedule(work(shape), |options| {
+                let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
+                let votes = Buffer::result(machine, f32::DTYPE, &[]);
+                call(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes], options);
+                assert_eq!(votes.values::<f32>(), [1.0]);
+                for (index, (&found, (wanted, undecided))) in score.values::<f32>().iter().zip(&wanted).enumerate() {
+                    let allowed = if values == Values::Dyadic { 0.0 } else { 2.0 * undecided };
+                    assert!(
+                        (found - wanted).abs() <= allowed,
+                        "{} {values:?} {shape:?} {options:?} group {index}: {found}, wanted {wanted}",
+                        X::NAME
+                    );
+                }
+            });
+        }
+    }
+}
+
+use crate::device::Element;
+
+#[test]
+fn float32_scores_err_only_where_float32_cannot_decide_a_sign() {
+    agrees::<f32>();
+}
+
+#[test]
+fn bfloat16_scores_err_only_where_float32_cannot_decide_a_sign() {
+    agrees::<bf16>();
+}
+
+#[test]
+fn float16_scores_err_only_where_float32_cannot_decide_a_sign() {
+    agrees::<f16>();
+}
+
+#[test]
+fn scores_of_dense_gradients_count_signs_of_everything_but_zero_and_nan() {
+    let machine = Machine::get();
+    for &shape in SHAPES.iter().chain(MORE) {
+        let Shape { in_dim, out_dim, group_size, .. } = shape;
+        let problem = Problem::<f32>::new(shape, Values::Dyadic);
+        let special = [0.0, -0.0, f32::NAN, 1e-45, -1e-45, f32::INFINITY, f32::NEG_INFINITY, 3.0];
+        let gradient: Vec<f32> = (0..out_dim * in_dim).map(|index| special[index * 7 % 8]).collect();
+        let groups = problem.layout.groups();
+        let mut wanted = vec![0.0; out_dim * groups];
+        for (at, &value) in gradient.iter().enumerate() {
+            let sign = f32::from(i8::from(value > 0.0) - i8::from(value < 0.0));
+            wanted[at / in_dim * groups + at % in_dim / group_size] += sign * f32::from(problem.trits[at]);
+        }
+        let dw = Buffer::of(machine, &gradient, &[out_dim, in_dim]);
+        let trits = Buffer::of(machine, &problem.packed, &[out_dim, groups, problem.layout.group_bytes()]);
+        let score = Buffer::result(machine, f32::DTYPE, &[out_dim, groups]);
+        call(machine, "correlate_dense", grouped(group_size), &[&dw, &trits], &[&score], OPTIONS[0]);
+        assert_eq!(score.values::<f32>(), wanted, "{shape:?}");
+    }
+}
