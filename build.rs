@@ -31,7 +31,7 @@ fn main() {
     let headers = xla_ffi_headers();
     let linked_runtime = env::var_os("CARGO_FEATURE_XLA_RS").map(|_| "cpp/linked_runtime.cc");
     cxx_build::bridge("src/xla/bridge.rs")
-        .files(["cpp/handlers.cc", "cpp/host.cc"])
+        .files(["cpp/handlers.cc", "cpp/gpu.cc", "cpp/host.cc"])
         .files(linked_runtime)
         .include("cpp")
         .flag(format!("-isystem{}", headers.display()))

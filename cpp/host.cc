@@ -93,3 +93,16 @@ extern "C" int32_t ternax_host_command(const uint8_t* const* arguments, const si
     return ternax::command({pieces.data(), pieces.size()});
   });
 }
+
+// The text is the number of float32 elements of scratch that a call on a GPU needs; `request` describes it, as JSON.
+extern "C" int32_t ternax_host_gpu_scratch(const uint8_t* request, size_t size) {
+  return Answer([&] { return ternax::gpu_scratch(Slice(request, size)); });
+}
+
+// The text is empty where CUDA's compiler is at hand, else why not; `folders` hold NVIDIA's Python packages.
+extern "C" int32_t ternax_host_gpu_compiler(const uint8_t* const* folders, const size_t* sizes, size_t count) {
+  return Answer([&] {
+    auto pieces = Pieces<ternax::Bytes>(folders, sizes, count);
+    return ternax::gpu_compiler({pieces.data(), pieces.size()});
+  });
+}

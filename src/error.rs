@@ -57,6 +57,9 @@ pub enum Error {
         /// What XLA, or the look for it, said.
         reason: String,
     },
+    /// CUDA: its driver, its compiler or the card.
+    #[error("CUDA: {0}")]
+    Gpu(String),
     /// A panic inside a kernel: a bug of ours, but the process lives.
     #[error("internal error in a ternax kernel, please report it: {0}")]
     Panic(String),

@@ -19,7 +19,12 @@ _HEADER = pathlib.Path("xla", "ffi", "api", "c_api.h")
 class _Entry(ctypes.Structure):
     """One exported function, as ``Entry`` in ``src/xla/bridge.rs``."""
 
-    _fields_ = (("name", ctypes.c_char_p), ("platform", ctypes.c_char_p), ("execute", ctypes.c_void_p))
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("platform", ctypes.c_char_p),
+        ("execute", ctypes.c_void_p),
+        ("initialize", ctypes.c_void_p),
+    )
 
 
 def _path() -> pathlib.Path:
@@ -59,8 +64,8 @@ def _check_version(built: int, running: int) -> None:
 
 
 @functools.cache
-def functions() -> dict[tuple[str, str], int]:
-    """Addresses of the exported functions by (platform, name)."""
+def functions() -> dict[tuple[str, str], dict[str, int]]:
+    """Addresses of the exported functions by (platform, name): that of each stage which a custom call has, or ``execute`` alone."""
     path = _path()
     try:
         library = ctypes.CDLL(os.fspath(path))
@@ -70,19 +75,23 @@ def functions() -> dict[tuple[str, str], int]:
     table.restype = ctypes.POINTER(_Entry)
     count = ctypes.c_size_t()
     entries: Any = table(ctypes.byref(count))
-    return {(e.platform.decode(), e.name.decode()): e.execute for e in entries[: count.value]}
+    stages = ("initialize", "execute")
+    return {
+        (e.platform.decode(), e.name.decode()): {stage: address for stage in stages if (address := getattr(e, stage))}
+        for e in entries[: count.value]
+    }
 
 
 def host_function(name: str, result: Any, *arguments: Any) -> Any:
     """The host function ``name`` as a ctypes callable of these types."""
-    return ctypes.CFUNCTYPE(result, *arguments)(functions()["host", name])
+    return ctypes.CFUNCTYPE(result, *arguments)(functions()["host", name]["execute"])
 
 
 @functools.cache
 def register() -> None:
     """Registers every custom call with XLA, once; raises ImportError where this jaxlib cannot run them."""
     _check_version(host_function("ffi_version", ctypes.c_int32)(), _runtime_version())
-    for (platform, name), address in functions().items():
+    for (platform, name), stages in functions().items():
         if platform != "host":
-            handler = ctypes.CFUNCTYPE(None)(address)
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform=platform)
+            handlers = {stage: jax.ffi.pycapsule(ctypes.CFUNCTYPE(None)(address)) for stage, address in stages.items()}
+            jax.ffi.register_ffi_target(name, handlers, platform=platform)

@@ -21,14 +21,11 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from ternax import _backend, _compat, _library, reference
+from ternax import _backend, _compat, _cuda, _library, reference
 
 F32, BF16, F16 = (np.dtype(t) for t in (jnp.float32, jnp.bfloat16, jnp.float16))
 F64, I8, U8, I32 = (np.dtype(t) for t in (np.float64, np.int8, np.uint8, np.int32))
 ACTIVATIONS = (F32, BF16, F16)
-
-# Platforms of jax and their names in XLA's registry of custom calls.
-_PLATFORMS = {"cpu": "cpu", "cuda": "CUDA"}
 
 Shape = tuple[Any, ...]
 Types = list[tuple[Shape, np.dtype]]
@@ -311,17 +308,35 @@ def _custom_call(op: Operation) -> Primitive:
     plain = mlir.lower_fun(whole, multiple_results=op.results > 1)
     native = jax.ffi.ffi_lowering(target, operand_output_aliases=dict(op.aliases))
 
-    def lowering(platform: str) -> Callable[..., Any]:
+    def on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
+        return native(ctx, *operands, **_attributes(params))
+
+    def on_cuda(ctx: Any, *operands: Any, **params: Any) -> Any:
+        if _cuda.problem():
+            return plain(ctx, *operands, **params)
+        if op.name in ("matmul", "matmul_transposed") and ctx.avals_in[2].dtype == BF16 and ctx.avals_in[0].dtype != BF16:
+            # Only bfloat16 activations have kernels that take bfloat16 scales.
+            widened = lambda data, trits, scale, **params: primitive.bind(data, trits, scale.astype(F32), **params)
+            return mlir.lower_fun(widened, multiple_results=False)(ctx, *operands, **params)
+        attributes = _attributes(params)
+        scratch = _cuda.scratch(op.name, ctx.avals_in, ctx.avals_out, attributes)
+        if not scratch:
+            return native(ctx, *operands, **attributes)
+        with_scratch = ctx.replace(avals_out=[*ctx.avals_out, jax.core.ShapedArray((scratch,), F32)])
+        return native(with_scratch, *operands, **attributes)[: op.results]
+
+    def lowering(platform: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def rule(ctx: Any, *operands: Any, **params: Any) -> Any:
             if params["backend"] == "native" and (platform, target) in _library.functions():
-                return native(ctx, *operands, **_attributes(params))
+                return call(ctx, *operands, **params)
             return plain(ctx, *operands, **params)
 
         return rule
 
     mlir.register_lowering(primitive, plain)
-    for platform, registry in _PLATFORMS.items():
-        mlir.register_lowering(primitive, lowering(registry), platform=platform)
+    # Platforms of jax, and their names in XLA's registry of custom calls.
+    mlir.register_lowering(primitive, lowering("cpu", on_cpu), platform="cpu")
+    mlir.register_lowering(primitive, lowering("CUDA", on_cuda), platform="cuda")
     batch(primitive, op)
     return primitive
 

@@ -7,11 +7,20 @@
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
 //! | [`plan`] | from one custom call to its launches |
+//! | [`library`] | CUDA's libraries, looked up when they are first used |
+//! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
+//! | [`device`], [`modules`], [`launch`] | the driver: contexts, loaded kernels, launches |
 //!
-//! A plan touches no driver, so that the tests run it on an emulation of the machine.
+//! A plan touches no driver, so that the tests run it on an emulation of the machine. Where there is no driver, nothing here is used.
 
+pub mod cache;
 pub mod call;
+pub mod compile;
+pub mod device;
 pub mod ensemble;
 pub mod kernel;
+pub mod launch;
+pub mod library;
+pub mod modules;
 pub mod plan;
 pub mod tensor;

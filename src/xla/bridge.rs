@@ -13,6 +13,7 @@ use half::{bf16, f16};
 use super::handlers::{self, Elements, ElementsMut, InPlace, Tensor, TensorMut};
 use crate::checkpoint::{self, Layout, exchange};
 use crate::cpu::isa::denormals::KeepDenormals;
+use crate::cuda::{self, tensor::Dtype};
 use crate::error::{Error, Result};
 
 #[cxx::bridge(namespace = "ternax")]
@@ -62,6 +63,31 @@ mod ffi {
         unsafe fn dequantize(trits: Input<'_>, scale: Input<'_>, weights: Output<'_>, group_size: i64) -> Result<()>;
     }
 
+    /// The attributes of a call on a GPU; those that it lacks are 0.
+    #[derive(Clone, Copy)]
+    struct GpuAttributes {
+        group_size: i64,
+        gain: f32,
+        wanted_votes: i64,
+    }
+
+    extern "Rust" {
+        unsafe fn gpu_initialize(
+            operation: &str,
+            operands: &[Input<'_>],
+            results: &[Output<'_>],
+            attributes: GpuAttributes,
+            stream: usize,
+        ) -> Result<()>;
+        unsafe fn gpu_execute(
+            operation: &str,
+            operands: &[Input<'_>],
+            results: &[Output<'_>],
+            attributes: GpuAttributes,
+            stream: usize,
+        ) -> Result<()>;
+    }
+
     /// What became of a host call.
     struct Outcome {
         /// 0: done; 1: refused, the input is wrong; 2: a bug of ours; 3: the system refused; below 0: it gave minus this number.
@@ -87,6 +113,8 @@ mod ffi {
         fn read(self: &CheckpointReader, buffers: &mut [Buffer<'_>]) -> Outcome;
         fn checkpoint_write(path: &[u8], torch: bool, description: &[u8], tensors: &[Bytes<'_>]) -> Outcome;
         fn command(arguments: &[Bytes<'_>]) -> Outcome;
+        fn gpu_scratch(request: &[u8]) -> Outcome;
+        fn gpu_compiler(folders: &[Bytes<'_>]) -> Outcome;
     }
 }
 
@@ -257,6 +285,95 @@ unsafe fn accumulate(
     })
 }
 
+fn gpu_plan(
+    operation: &str,
+    operands: &[ffi::Input<'_>],
+    results: &[ffi::Output<'_>],
+    attributes: ffi::GpuAttributes,
+) -> Result<cuda::plan::Plan> {
+    let tensor = |address: u64, dims: &[i64], code: i32| {
+        let dtype = match code {
+            dtype::S8 => Dtype::Int8,
+            dtype::U8 => Dtype::Uint8,
+            dtype::S32 => Dtype::Int32,
+            dtype::F32 => Dtype::Float32,
+            dtype::F16 => Dtype::Float16,
+            dtype::BF16 => Dtype::Bfloat16,
+            code => return Err(unsupported("a call on a GPU", "an operand or result", code)),
+        };
+        Ok(cuda::tensor::Tensor { dtype, shape: shape("a call on a GPU", "an operand or result", dims)?, address })
+    };
+    let ffi::GpuAttributes { group_size, gain, wanted_votes } = attributes;
+    cuda::plan::plan(&cuda::plan::Request {
+        operation: operation.into(),
+        operands: operands.iter().map(|input| tensor(input.data.addr() as u64, input.dims, input.dtype)).collect::<Result<_>>()?,
+        results: results.iter().map(|output| tensor(output.data.addr() as u64, output.dims, output.dtype)).collect::<Result<_>>()?,
+        attributes: cuda::plan::Attributes { group_size, gain, wanted_votes },
+    })
+}
+
+/// # Safety
+/// The operands and results are those of the XLA call whose stage is running, and `stream` is its stream.
+unsafe fn gpu_initialize(
+    operation: &str,
+    operands: &[ffi::Input<'_>],
+    results: &[ffi::Output<'_>],
+    attributes: ffi::GpuAttributes,
+    stream: usize,
+) -> Result<()> {
+    guarded(|| {
+        let plan = gpu_plan(operation, operands, results, attributes)?;
+        // SAFETY: the caller's promise.
+        unsafe { cuda::launch::initialize(&plan, std::ptr::with_exposed_provenance_mut(stream)) }
+    })
+}
+
+/// # Safety
+/// The operands and results are those of the XLA call that is running, and `stream` is its stream.
+unsafe fn gpu_execute(
+    operation: &str,
+    operands: &[ffi::Input<'_>],
+    results: &[ffi::Output<'_>],
+    attributes: ffi::GpuAttributes,
+    stream: usize,
+) -> Result<()> {
+    guarded(|| {
+        let plan = gpu_plan(operation, operands, results, attributes)?;
+        // SAFETY: the caller's promise; XLA keeps its buffers until the stream has run the call.
+        unsafe { cuda::launch::execute(&plan, std::ptr::with_exposed_provenance_mut(stream)) }
+    })
+}
+
+/// Runs the body of a host call that concerns GPUs.
+fn gpu_host_call(body: impl FnOnce() -> Result<String>) -> ffi::Outcome {
+    let mut text = String::new();
+    match guarded(|| body().map(|answer| text = answer)) {
+        Ok(()) => ffi::Outcome { code: 0, text },
+        Err(error) => ffi::Outcome { code: if matches!(error, Error::Panic(_)) { 2 } else { 1 }, text: error.to_string() },
+    }
+}
+
+/// The float32 elements of scratch that a call on a GPU needs, from its description as JSON.
+fn gpu_scratch(request: &[u8]) -> ffi::Outcome {
+    gpu_host_call(|| {
+        let request = serde_json::from_slice(request).map_err(|error| Error::Argument {
+            operation: "scratch",
+            argument: "request",
+            wanted: "describe a call".into(),
+            found: error.to_string(),
+        })?;
+        Ok(cuda::plan::plan(&request)?.scratch.to_string())
+    })
+}
+
+/// Empty where the compiler of CUDA is at hand, else why not; `folders` are pip's folders of NVIDIA's packages.
+fn gpu_compiler(folders: &[ffi::Bytes<'_>]) -> ffi::Outcome {
+    gpu_host_call(|| {
+        cuda::library::search_in(folders.iter().map(|folder| os_string(folder.bytes).into()));
+        Ok(cuda::library::nvrtc().err().map_or_else(String::new, |error| error.to_string()))
+    })
+}
+
 /// Runs the body of a host call; errors and panics become codes.
 fn host_call(body: impl FnOnce() -> checkpoint::Result<String>) -> ffi::Outcome {
     crate::logging::start();
@@ -341,6 +458,8 @@ pub struct Entry {
     platform: *const c_char,
     /// The handler of the execute stage, or the host function.
     execute: *const c_void,
+    /// The handler of the initialize stage, or null.
+    initialize: *const c_void,
 }
 
 // SAFETY: the pointers are to immutable static data and functions.
@@ -348,14 +467,17 @@ unsafe impl Sync for Entry {}
 
 /// Declares the functions of the C++ shim and lists them.
 macro_rules! exported {
-    ($($platform:literal: $($name:ident = $symbol:ident),+;)+) => {
-        unsafe extern "C" { $($(fn $symbol();)+)+ }
+    ($($platform:literal: $($name:ident = $symbol:ident $(after $initialize:ident)?),+;)+) => {
+        unsafe extern "C" { $($(fn $symbol(); $(fn $initialize();)?)+)+ }
         static TABLE: &[Entry] = &[$($(Entry {
             name: concat!(stringify!($name), "\0").as_ptr().cast(),
             platform: concat!($platform, "\0").as_ptr().cast(),
             execute: $symbol as *const c_void,
+            initialize: exported!(@initialize $($initialize)?),
         }),+),+];
     };
+    (@initialize) => { std::ptr::null() };
+    (@initialize $initialize:ident) => { $initialize as *const c_void };
 }
 
 exported! {
@@ -369,6 +491,16 @@ exported! {
         ternax_pack = ternax_cpu_pack,
         ternax_unpack = ternax_cpu_unpack,
         ternax_dequantize = ternax_cpu_dequantize;
+    "CUDA":
+        ternax_scale = ternax_gpu_scale after ternax_gpu_scale_initialize,
+        ternax_matmul = ternax_gpu_matmul after ternax_gpu_matmul_initialize,
+        ternax_matmul_transposed = ternax_gpu_matmul_transposed after ternax_gpu_matmul_transposed_initialize,
+        ternax_correlate = ternax_gpu_correlate after ternax_gpu_correlate_initialize,
+        ternax_correlate_dense = ternax_gpu_correlate_dense after ternax_gpu_correlate_dense_initialize,
+        ternax_accumulate = ternax_gpu_accumulate after ternax_gpu_accumulate_initialize,
+        ternax_pack = ternax_gpu_pack after ternax_gpu_pack_initialize,
+        ternax_unpack = ternax_gpu_unpack after ternax_gpu_unpack_initialize,
+        ternax_dequantize = ternax_gpu_dequantize after ternax_gpu_dequantize_initialize;
     "host":
         ffi_version = ternax_host_ffi_version,
         text = ternax_host_text,
@@ -376,7 +508,9 @@ exported! {
         checkpoint_read = ternax_host_checkpoint_read,
         checkpoint_close = ternax_host_checkpoint_close,
         checkpoint_write = ternax_host_checkpoint_write,
-        command = ternax_host_command;
+        command = ternax_host_command,
+        gpu_scratch = ternax_host_gpu_scratch,
+        gpu_compiler = ternax_host_gpu_compiler;
 }
 
 /// The table of exported functions; writes its length to `len`. rustc exports Rust symbols only, so that the C++ handlers

@@ -1,0 +1,61 @@
+//! The two stages of a call: kernels are loaded before, and launched on XLA's stream. Launching allocates no device memory, waits for
+//! nothing and reads nothing, so that XLA can record it into a CUDA graph.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use cudarc::driver::sys::{self, CUstream};
+
+use super::device::{Current, check};
+use super::modules;
+use super::plan::Plan;
+use crate::error::Result;
+
+/// Loads what a plan launches.
+///
+/// # Safety
+/// `stream` is a live stream of CUDA's.
+pub unsafe fn initialize(plan: &Plan, stream: *mut c_void) -> Result<()> {
+    if plan.launches.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    let current = unsafe { Current::of(stream) }?;
+    plan.launches.iter().try_for_each(|launch| modules::prepare(&current, &launch.kernel, launch.shared))
+}
+
+/// Launches a plan.
+///
+/// # Safety
+/// `stream` is a live stream of CUDA's; the addresses in the plan are of buffers that live until the stream has run what is launched here.
+pub unsafe fn execute(plan: &Plan, stream: *mut c_void) -> Result<()> {
+    if plan.launches.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    let current = unsafe { Current::of(stream) }?;
+    for launch in &plan.launches {
+        let function = modules::find(&current, &launch.kernel)?;
+        let mut parameters = [ptr::from_ref(&launch.call).cast_mut().cast::<c_void>()];
+        let [x, y, z] = launch.grid;
+        // SAFETY: the function takes one `Call`, which the driver copies; the rest is the caller's promise.
+        let result = unsafe {
+            let stream = stream as CUstream;
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                launch.kernel.threads,
+                1,
+                1,
+                launch.shared,
+                stream,
+                parameters.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        check(&format!("launch {}", launch.kernel.class), result)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The libraries of CUDA, looked up when they are first used: nothing is linked, and a machine without them loads ternax just as well.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{env, fs};
+
+use libloading::Library;
+
+use crate::error::{Error, Result};
+
+/// Names that libnvrtc has, the newest first. A library that is loaded is found by the last part alone.
+const NVRTC: [&str; 2] = if cfg!(windows) { ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"] } else { ["libnvrtc.so.13", "libnvrtc.so.12"] };
+
+/// Folders that hold pip's packages of NVIDIA, each a folder `nvidia` of some site-packages.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Adds folders `nvidia` that libnvrtc is looked for in.
+pub fn search_in(folders: impl IntoIterator<Item = PathBuf>) {
+    let mut known = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for folder in folders {
+        if !known.contains(&folder) {
+            known.push(folder);
+        }
+    }
+}
+
+/// Where libnvrtc may lie, the likeliest first: `TERNAX_NVRTC`, pip's folders, then wherever the system looks.
+fn candidates(given: Option<PathBuf>, folders: &[PathBuf]) -> Vec<PathBuf> {
+    if let Some(given) = given {
+        return vec![given];
+    }
+    let mut found = Vec::new();
+    for folder in folders {
+        // cu13/lib in the packages of CUDA 13, cuda_nvrtc/lib in those before.
+        let inside = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        let mut libraries: Vec<PathBuf> = inside.flat_map(|package| ["lib", "bin"].map(|kind| package.join(kind))).collect();
+        libraries.sort();
+        for name in NVRTC {
+            found.extend(libraries.iter().map(|library| library.join(name)).filter(|path| path.is_file()));
+        }
+    }
+    found.extend(NVRTC.map(PathBuf::from));
+    found
+}
+
+/// Loads libnvrtc, once; later look-ups by its name alone find it. The error says where it was looked for.
+pub fn nvrtc() -> Result<()> {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    if LOADED.get().is_some() {
+        return Ok(());
+    }
+    let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let candidates = candidates(env::var_os("TERNAX_NVRTC").map(PathBuf::from), &folders);
+    open(&candidates)?;
+    // SAFETY: only opens libraries; the one above is open, so that its name is known.
+    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        return Err(Error::Gpu(format!("none of {candidates:?} is known by a name that the system's loader finds")));
+    }
+    LOADED.get_or_init(|| ());
+    Ok(())
+}
+
+/// Opens the first of `candidates` that can be, for the life of the process.
+fn open(candidates: &[PathBuf]) -> Result<()> {
+    let mut reasons = Vec::new();
+    for path in candidates {
+        // SAFETY: NVIDIA's library, whose initialisers only set up its own state.
+        match unsafe { Library::new(path) } {
+            Ok(library) => {
+                log::debug!("NVRTC is {}", path.display());
+                std::mem::forget(library);
+                return Ok(());
+            }
+            Err(error) => reasons.push(format!("{}: {error}", path.display())),
+        }
+    }
+    Err(Error::Gpu(format!(
+        "libnvrtc was not found; install nvidia-cuda-nvrtc, or name the library in TERNAX_NVRTC ({})",
+        reasons.join("; ")
+    )))
+}
+
+/// Whether there is a driver of NVIDIA's; an error says what is missing.
+pub fn driver() -> Result<()> {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: only opens the library.
+    if *PRESENT.get_or_init(|| unsafe { cudarc::driver::sys::is_culib_present() }) {
+        return Ok(());
+    }
+    Err(Error::Gpu("no CUDA driver was found on this machine".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_of_either_cuda_are_found_the_newer_first_and_the_system_last() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (package, name) in [("cuda_nvrtc", NVRTC[1]), ("cu13", NVRTC[0]), ("cudnn", "libcudnn.so")] {
+            let library = folder.path().join(package).join("lib");
+            fs::create_dir_all(&library).expect("a folder");
+            fs::write(library.join(name), "").expect("a library");
+        }
+        let found = candidates(None, &[folder.path().into(), folder.path().join("missing")]);
+        let expected = ["cu13/lib/".to_owned() + NVRTC[0], "cuda_nvrtc/lib/".to_owned() + NVRTC[1]].map(|end| folder.path().join(end));
+        assert_eq!(found, [&expected[..], &NVRTC.map(PathBuf::from)].concat());
+    }
+
+    #[test]
+    fn a_library_that_is_named_is_the_only_one_tried() {
+        assert_eq!(candidates(Some("mine.so".into()), &["elsewhere".into()]), [PathBuf::from("mine.so")]);
+    }
+
+    #[test]
+    fn the_error_names_every_place_and_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = folder.path().join("libnvrtc.so.13");
+        fs::write(&text, "no library").expect("a file");
+        let error = open(&[text.clone(), folder.path().join("missing.so")]).expect_err("neither is a library").to_string();
+        assert!(error.contains("install nvidia-cuda-nvrtc") && error.contains("TERNAX_NVRTC"), "{error}");
+        assert!(error.contains(&text.display().to_string()) && error.contains("missing.so"), "{error}");
+    }
+}

@@ -1,0 +1,189 @@
+"""Lowering for NVIDIA GPUs on a machine that may have none: what is exported, what falls back, and why."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ternax as tx
+from ternax import _cuda, _library, ops
+
+GROUP, IN, OUT = 32, 96, 40
+GROUPS, BYTES = 3, 7
+
+
+def of(shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+TRITS, SCALE = of((OUT, GROUPS, BYTES), jnp.uint8), of((OUT, GROUPS))
+CALLS = {
+    "matmul": (lambda *a: tx.ops.matmul(*a, group_size=GROUP), of((20, IN)), TRITS, SCALE),
+    "matmul_transposed": (lambda *a: tx.ops.matmul_transposed(*a, in_dim=IN, group_size=GROUP), of((20, OUT)), TRITS, SCALE),
+    "correlate": (lambda *a: tx.ops.correlate(*a, group_size=GROUP), of((20, IN)), of((20, OUT)), TRITS),
+    "correlate_dense": (lambda *a: tx.ops.correlate_dense(*a, group_size=GROUP), of((OUT, IN)), TRITS),
+    "scale": (
+        lambda *a: tx.ops.scale(*a, group_size=GROUP),
+        of((OUT, GROUPS), jnp.int8),
+        of((OUT, GROUPS, 2), jnp.int32),
+        of((2,), jnp.int32),
+    ),
+    "accumulate": (
+        lambda *a: tx.ops.accumulate(*a, group_size=GROUP),
+        of((OUT, GROUPS, 2), jnp.int32),
+        of((2,), jnp.int32),
+        of((OUT, GROUPS)),
+        of(()),
+    ),
+    "pack": (lambda *a: tx.ops.pack(*a, group_size=GROUP), of((OUT, IN), jnp.int8)),
+    "unpack": (lambda *a: tx.ops.unpack(*a, in_dim=IN, group_size=GROUP), TRITS),
+    "dequantize": (lambda *a: tx.ops.dequantize(*a, in_dim=IN, group_size=GROUP), TRITS, SCALE),
+}
+SCRATCH = {"matmul", "matmul_transposed", "accumulate"}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """As on a machine without a GPU, whatever this one has."""
+    _cuda.problem.cache_clear()
+    monkeypatch.setattr(_cuda, "_capabilities", lambda: [])
+    yield
+    _cuda.problem.cache_clear()
+
+
+def exported(function, *arguments):
+    """The program for CUDA; traced anew, since jax keeps what a function was lowered to."""
+    checks = [jax.export.DisabledSafetyCheck.custom_call(target) for target in TARGETS]
+    anew = jax.jit(lambda *a: function(*a))
+    return jax.export.export(anew, platforms=["cuda"], disabled_checks=checks)(*arguments).mlir_module()
+
+
+TARGETS = [f"ternax_{name}" for name in ops.OPERATIONS]
+
+
+def test_every_operation_has_a_cuda_call_of_two_stages():
+    for target in TARGETS:
+        assert set(_library.functions()["CUDA", target]) == {"initialize", "execute"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_programs_are_lowered_for_cuda_without_a_gpu(name, no_gpu):
+    function, *arguments = CALLS[name]
+    text = exported(function, *arguments)
+    calls = re.findall(rf"@ternax_{name}\(.*-> *(.*)", text)
+    assert len(calls) == 1
+    assert calls[0].count("tensor<") == ops.OPERATIONS[name].results + (name in SCRATCH), "scratch is a result of the call"
+
+
+def test_a_training_step_is_lowered_for_cuda_with_its_state_updated_in_place(no_gpu):
+    w = tx.init(jax.random.key(0), IN, OUT)
+
+    def step(w, x):
+        grads = tx.grad(lambda w: (tx.linear(w, x) ** 2).sum())(w)
+        return tx.update(w, grads)
+
+    text = exported(step, w, of((64, IN)))
+    for name in ("scale", "matmul", "correlate", "accumulate"):
+        assert f"@ternax_{name}(" in text
+    assert "output_operand_alias" in text
+
+
+def test_scales_of_another_width_than_the_kernels_take_are_widened(no_gpu):
+    function, x, trits, scale = CALLS["matmul"]
+    text = exported(function, x, trits, of(scale.shape, jnp.bfloat16))
+    call = next(line for line in text.splitlines() if "@ternax_matmul(" in line)
+    assert f"tensor<{OUT}x{GROUPS}xf32>" in call
+    text = exported(function, of(x.shape, jnp.bfloat16), trits, of(scale.shape, jnp.bfloat16))
+    call = next(line for line in text.splitlines() if "@ternax_matmul(" in line)
+    assert f"tensor<{OUT}x{GROUPS}xbf16>" in call
+
+
+def test_scratch_holds_one_partial_result_for_each_part_of_the_contraction():
+    def elements(tokens, in_dim, out):
+        groups = -(-in_dim // GROUP)
+        operands = [of((tokens, in_dim)), of((out, groups, BYTES), jnp.uint8), of((out, groups))]
+        return _cuda.scratch("matmul", operands, [of((tokens, out))], {"group_size": np.int64(GROUP)})
+
+    assert elements(4096, 4096, 4096) == 1, "enough tiles: nothing is split"
+    assert elements(1, 8192, 64) % 64 == 0
+    assert elements(1, 8192, 64) > 64
+
+
+def test_a_wrong_description_is_an_error_that_names_the_argument():
+    operands = [of((2, IN)), of((OUT, GROUPS, BYTES + 1), jnp.uint8), SCALE]
+    with pytest.raises(ValueError, match="matmul: trits must be"):
+        _cuda.scratch("matmul", operands, [of((2, OUT))], {"group_size": np.int64(GROUP)})
+
+
+@pytest.fixture
+def capability(monkeypatch):
+    """A card of another compute capability."""
+    _cuda.problem.cache_clear()
+    yield lambda *found: monkeypatch.setattr(_cuda, "_capabilities", lambda: [*found])
+    _cuda.problem.cache_clear()
+
+
+def test_a_card_that_is_too_old_gets_plain_jax_numpy_and_one_warning(capability):
+    capability((9, 0), (7, 5))
+    function, *arguments = CALLS["unpack"]
+    with pytest.warns(UserWarning, match=r"compute capability 7\.5 is below 8\.0.*plain jax\.numpy"):
+        assert "@ternax_" not in exported(function, *arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "@ternax_" not in exported(function, *arguments)
+
+
+def test_a_new_enough_card_with_a_compiler_gets_the_kernels(capability):
+    capability((8, 0))
+    function, *arguments = CALLS["unpack"]
+    assert "@ternax_unpack" in exported(function, *arguments)
+
+
+def test_without_a_compiler_the_reason_is_said_once_and_plain_jax_numpy_runs(tmp_path):
+    code = """
+import sys, warnings
+sys.path.insert(0, "tests/python")
+import test_cuda as t
+t._cuda._capabilities = lambda: [(9, 0)]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    function, *arguments = t.CALLS["pack"]
+    print("@ternax_" in t.exported(function, *arguments), "@ternax_" in t.exported(function, *arguments))
+print(*[str(w.message) for w in caught if "ternax" in str(w.message)], sep="\\n")
+"""
+    environment = {**os.environ, "TERNAX_NVRTC": str(tmp_path / "missing.so")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    native, *messages = result.stdout.splitlines()
+    assert native == "False False"
+    assert len(messages) == 1
+    assert re.search(r"libnvrtc was not found; install nvidia-cuda-nvrtc.*missing\.so.*plain jax\.numpy", messages[0])
+
+
+def test_a_cuda_call_that_runs_where_there_is_no_driver_is_an_error_not_an_abort():
+    """The handlers under a name of the CPU's, where XLA has no stream to give."""
+    import ctypes
+
+    stages = _library.functions()["CUDA", "ternax_pack"]
+    handlers = {stage: jax.ffi.pycapsule(ctypes.CFUNCTYPE(None)(address)) for stage, address in stages.items()}
+    jax.ffi.register_ffi_target("ternax_test_pack_without_driver", handlers, platform="cpu")
+    call = jax.ffi.ffi_call("ternax_test_pack_without_driver", of((OUT, GROUPS, BYTES), jnp.uint8))
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jax.jit(lambda x: call(x, group_size=np.int64(GROUP)))(jnp.zeros((OUT, IN), jnp.int8)).block_until_ready()
+
+
+def test_importing_ternax_looks_up_nothing_of_cuda():
+    code = """
+import ternax, jax, jax.numpy as jnp
+w = ternax.init(jax.random.key(0), 64, 8)
+jax.block_until_ready(ternax.linear(w, jnp.ones((2, 64))))
+maps = open("/proc/self/maps").read() if __import__("os").path.exists("/proc/self/maps") else ""
+print("nvrtc" in maps, "libcuda.so" in maps)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
