@@ -1,5 +1,6 @@
 """Lowering for NVIDIA GPUs on a machine that may have none: what is exported, what falls back, and why."""
 
+import functools
 import os
 import re
 import subprocess
@@ -60,7 +61,7 @@ def no_gpu(monkeypatch):
 def exported(function, *arguments):
     """The program for CUDA; traced anew, since jax keeps what a function was lowered to."""
     checks = [jax.export.DisabledSafetyCheck.custom_call(target) for target in TARGETS]
-    anew = jax.jit(lambda *a: function(*a))
+    anew = jax.jit(functools.partial(function))
     return jax.export.export(anew, platforms=["cuda"], disabled_checks=checks)(*arguments).mlir_module()
 
 
