@@ -6,6 +6,7 @@
 #   make parity  the PyTorch reference against ternax, live, and the notebook
 #   make bench   ratios against named peers
 #   make xla-rs  programs exported from jax, run by Rust without Python (with the XLA of tensorflow-cpu: 2 GB of disk)
+#   make gpu-check PYTHON=... [WHEEL=...]   on a machine with an NVIDIA GPU, a Python with JAX for CUDA and the test tools; fetches nothing
 # PYTHON chooses the interpreter, JAX the version (JAX='jax==0.8.3'), VENV where the environment lies.
 
 PYTHON ?= python3
@@ -27,7 +28,7 @@ BINDGEN = LIBCLANG_PATH="$$(echo $(abspath $(VENV))/lib/python*/site-packages/cl
 XLA_LINK = -C relro-level=partial -C link-args="-Wl,--unresolved-symbols=ignore-all -L$(abspath $(XLA))/extension/lib \
 	-Wl,-rpath,$(abspath $(XLA))/extension/lib -ltensorflow_framework"
 
-.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs clean
+.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs gpu-check clean
 
 env: $(VENV)/.package
 
@@ -96,6 +97,16 @@ xla-rs: $(VENV)/.group-bindgen $(XLA)/.extension
 	XLA_EXTENSION_DIR=$(abspath $(XLA)/extension) $(BINDGEN) $(CARGO) rustc --release --features xla-rs --example run_hlo \
 		--target-dir $(XLA)/target -- $(XLA_LINK)
 	TF_ENABLE_ONEDNN_OPTS=0 $(XLA)/target/release/examples/run_hlo $(XLA)/programs/infer $(XLA)/programs/train
+
+# Uses the given Python as it is, since such machines often reach no package registry: either a wheel, or the library built here.
+gpu-check:
+ifdef WHEEL
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target out/gpu-check/site $(WHEEL)
+	PYTHONPATH=$(abspath out/gpu-check/site) $(PYTHON) tests/gpu/check.py
+else
+	PYTHON=$(PYTHON) cargo build --release
+	TERNAX_LIBRARY=$(abspath target/release/libternax.so) PYTHONPATH=$(abspath python) $(PYTHON) tests/gpu/check.py
+endif
 
 clean:
 	rm -rf target .venv* out python/ternax/_native

@@ -14,3 +14,4 @@ mod machine;
 mod products;
 mod scores;
 mod state;
+mod units;

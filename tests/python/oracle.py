@@ -2,9 +2,15 @@
 
 import math
 
+import jax
 import numpy as np
 
 import ternax as tx
+
+
+def refuses(backend):
+    """Whether a call can raise an error: a GPU's cannot look at values without a synchronisation, nor can plain jax.numpy."""
+    return backend == "native" and jax.default_backend() == "cpu"
 
 
 def pack(trits, group_size):

@@ -1,0 +1,124 @@
+// One small kernel for each group of machine instructions in ptx.cuh, so that a card can be compared with the
+// emulation, instruction by instruction. Each thread of one warp writes kWords words; units.txt holds what the
+// emulation gives.
+#pragma once
+#include "call.cuh"
+#include "numbers.cuh"
+
+DEVICE void Write(const Call& call, int words, int index, uint32_t value) {
+  Store(call.Result<uint32_t>(0, 0) + int(threadIdx.x) * words + index, value);
+}
+// A number of many shapes: signs, denormals and large ones, no NaN.
+DEVICE float Sample(int index) {
+  const uint32_t bits = uint32_t(index) * 2654435761u;
+  return BitsFloat((bits & 0x7F800000u) == 0x7F800000u ? bits ^ 0x40000000u : bits);
+}
+
+struct UnitConversions {
+  static constexpr int kWords = 32;
+  static DEVICE void Run(const Call& call) {
+    for (int i = 0; i < 8; i++) {
+      const float value = Sample(int(threadIdx.x) * 8 + i), small = float(int(threadIdx.x) * 8 + i - 100) / 7.0f;
+      Write(call, kWords, 4 * i, ToBf16(value).bits);
+      Write(call, kWords, 4 * i + 1, ToF16(small).bits);
+      Write(call, kWords, 4 * i + 2, FloatBits(FromF16({uint16_t(int(threadIdx.x) * 8 * 119 + i)})));
+      float rest = value;
+      const uint32_t limb = TakeLimb(rest);
+      Write(call, kWords, 4 * i + 3, limb ^ FloatBits(rest));
+    }
+  }
+};
+
+struct UnitBytes {
+  static constexpr int kWords = 24;
+  static DEVICE void Run(const Call& call) {
+    for (int i = 0; i < 8; i++) {
+      const uint32_t bits = FloatBits(Sample(int(threadIdx.x) * 8 + i));
+      Write(call, kWords, 3 * i, PermuteBytes(bits, ~bits * 3, bits >> 7));
+      const uint32_t digits = bits & 0x00030003u;
+      Write(call, kWords, 3 * i + 1, AddBf16Pairs(0x43004300u | digits, 0xC301C301u));
+      Write(call, kWords, 3 * i + 2, AddF16Pairs(0x64006400u | digits, 0xE401E401u));
+    }
+  }
+};
+
+struct UnitArithmetic {
+  static constexpr int kWords = 12;
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    const float a = float(3 * t + 1), b = float(7 * t + 3), c = BitsFloat(uint32_t(t + 1) * 77u);
+    const uint64_t wide = uint64_t(FloatBits(Sample(t))) << 31 | FloatBits(Sample(t + 99));
+    const uint64_t product = HighProduct(wide, ~wide);
+    const uint32_t found[kWords] = {FloatBits(AddRounded(a / 3.0f, b)),
+                                    FloatBits(MultiplyRounded(c, b)),
+                                    FloatBits(DivideRounded(a, b)),
+                                    FloatBits(FusedMultiplyAdd(a, 0.1f, -b)),
+                                    FloatBits(RoundedFromInt64(-int64_t(wide >> 1))),
+                                    FloatBits(RoundedFromUint64(wide)),
+                                    FloatBits(RoundedFromDouble(double(a) / 3.0)),
+                                    FloatBits(RoundedFromDouble(PowerOfTwo(double(a) / -8.0))),
+                                    uint32_t(product),
+                                    uint32_t(product >> 32),
+                                    uint32_t(LeadingZeros(wide >> t)),
+                                    FloatBits(Truncated(a / -3.0f))};
+    for (int i = 0; i < kWords; i++) Write(call, kWords, i, found[i]);
+  }
+};
+
+struct UnitShuffles {
+  static constexpr int kWords = 5;
+  static DEVICE void Run(const Call& call) {
+    for (int i = 0; i < kWords; i++) Write(call, kWords, i, ShuffleXor(threadIdx.x * 7919u, 1 << i));
+  }
+};
+
+// Copies from the second half of the result itself: `words` words that the caller filled with their index.
+struct UnitCopies {
+  static constexpr int kWords = 8;
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    const uint32_t* from = call.Result<uint32_t>(0, 0) + 32 * kWords;
+    const Shared<uint8_t> bytes = SharedAt<uint8_t>(0);
+    CopyAsync<16>(bytes + 32 * t, from + 4 * t, uint32_t(t % 17));
+    CommitCopies();
+    for (int i = 0; i < 4; i++) CopyAsync<4>(bytes + (32 * t + 16 + 4 * i), from + 4 * t + i, uint32_t((t + i) % 5));
+    CommitCopies();
+    WaitForCopies<1>();
+    WaitForCopies<0>();
+    SyncWarp();
+    for (int i = 0; i < kWords; i++) Write(call, kWords, i, SharedAt<uint32_t>(uint32_t(32 * (31 - t)))[i]);
+  }
+};
+
+template <bool kTransposed>
+struct UnitMatrices {
+  static constexpr int kWords = 4;
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    for (int i = 0; i < 8; i++) SharedAt<uint16_t>(0)[t * 8 + i] = uint16_t(t * 256 + i);
+    SyncBlock();
+    uint32_t r[4];
+    LoadMatrices<kTransposed>(r, SharedAt<uint8_t>(uint32_t(16 * (t ^ 5))));
+    for (int i = 0; i < kWords; i++) Write(call, kWords, i, r[i]);
+  }
+};
+
+// Small whole numbers, whose products no tensor core rounds: only the layouts of the fragments can differ.
+template <bool kHalf, int kK>
+struct UnitMultiply {
+  static constexpr int kWords = 4;
+  static DEVICE uint32_t Pair(int seed) {
+    const float low = float(seed * 37 % 17 - 8), high = float(seed * 53 % 19 - 9);
+    return kHalf ? uint32_t(ToF16(high).bits) << 16 | ToF16(low).bits
+                 : uint32_t(ToBf16(high).bits) << 16 | ToBf16(low).bits;
+  }
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    uint32_t a[kK / 4], b[kK / 8];
+    for (int i = 0; i < kK / 4; i++) a[i] = Pair(t * 4 + i);
+    for (int i = 0; i < kK / 8; i++) b[i] = Pair(1000 + t * 2 + i);
+    float d[4] = {float(t), float(-t), 0.5f, 100.0f};
+    Multiply<kHalf, kK / 4, kK / 8>(d, a, b);
+    for (int i = 0; i < kWords; i++) Write(call, kWords, i, FloatBits(d[i]));
+  }
+};

@@ -1,0 +1,61 @@
+//! One kernel for each group of machine instructions: what the emulation gives is committed, and a card is compared with it by
+//! `make gpu-check`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use ternax::cuda::call::{Call, Launch};
+use ternax::cuda::kernel::Kernel;
+
+use crate::device::Buffer;
+use crate::machine::{Machine, OPTIONS, registry};
+
+/// Classes of `units.cuh`, and the words that each thread of a warp writes.
+const UNITS: [(&str, usize); 11] = [
+    ("UnitConversions", 32),
+    ("UnitBytes", 24),
+    ("UnitArithmetic", 12),
+    ("UnitShuffles", 5),
+    ("UnitCopies", 8),
+    ("UnitMatrices<false>", 4),
+    ("UnitMatrices<true>", 4),
+    ("UnitMultiply<false, 16>", 4),
+    ("UnitMultiply<false, 8>", 4),
+    ("UnitMultiply<true, 16>", 4),
+    ("UnitMultiply<true, 8>", 4),
+];
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda")
+}
+
+#[test]
+fn the_emulated_instructions_give_what_is_committed_under_every_schedule() {
+    let kernels = UNITS.map(|(class, _)| (class.to_owned(), class.to_owned()));
+    let text = fs::read_to_string(here().join("units.cuh")).expect("the units");
+    let machine = Machine::build("units", &[registry(true, &text.replace("#pragma once", ""), &kernels)], &here().join("../../cpp/cuda"));
+    let mut report = String::from("# Class and words of each thread, then the words of a warp: written by tests/cuda/units.rs.\n");
+    for (class, words) in UNITS {
+        let found = OPTIONS.map(|options| {
+            // The second half is what UnitCopies copies from.
+            let mut start = vec![0_i32; 32 * words];
+            start.extend(0..32 * words as i32);
+            let buffer = Buffer::of(&machine, &start, &[64 * words]);
+            let call = Call { results: [buffer.tensor().address, 0, 0], ..Call::default() };
+            let kernel = Kernel { header: "units.cuh", class: class.into(), threads: 32, resident: 1 };
+            machine.launch(class, &Launch { kernel, grid: [1, 1, 1], call, shared: 1024 }, options).expect(class);
+            buffer.values::<i32>()[..32 * words].to_vec()
+        });
+        assert!(found[1..].iter().all(|other| *other == found[0]), "{class} depends on the schedule");
+        writeln!(report, "{class} {words}").expect("a string grows");
+        for line in found[0].chunks(16) {
+            writeln!(report, "{}", line.iter().map(|word| format!("{word:08x}")).collect::<Vec<_>>().join(" ")).expect("a string grows");
+        }
+    }
+    let path = here().join("units.txt");
+    if env::var_os("TERNAX_WRITE_UNITS").is_some() {
+        fs::write(&path, &report).expect("the units are written");
+    }
+    assert_eq!(report, fs::read_to_string(&path).expect("the committed units"), "TERNAX_WRITE_UNITS=1 writes them anew");
+}

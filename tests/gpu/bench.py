@@ -1,0 +1,99 @@
+"""The table of targets on a card: ternax against dense layers in XLA, in one process, medians of interleaved runs.
+
+Every measured program runs its operation many times over, on weights that rotate, so that neither launches nor the L2 decide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import ternax as tx
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python/benchmarks"))
+import measure
+
+GROUP = 32
+
+
+def repeated(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """A program that applies ``operation(weight, data)`` to stacked weights in turn, each depending on the one before."""
+
+    def run(weights: Any, data: Any) -> Any:
+        def body(carry: Any, weight: Any) -> Any:
+            # Behind barriers, so that XLA neither drops nor merges what it could do once.
+            weight, data_now, carry = jax.lax.optimization_barrier((weight, data, carry))
+            result = jax.lax.optimization_barrier(operation(weight, data_now))
+            return carry + result.ravel()[0].astype(jnp.float32), None
+
+        return jax.lax.scan(body, jnp.float32(0), weights)[0]
+
+    return jax.jit(run)
+
+
+def stacked(count: int, in_dim: int, out: int, dtype: Any) -> tuple[Any, Any]:
+    """``count`` ternary weights, as trits and scales, and dense ones."""
+    w = tx.init(jax.random.key(0), in_dim, out)
+    scale = w.scale(jnp.bfloat16 if dtype == jnp.bfloat16 else jnp.float32)
+    repeat = lambda a: jnp.repeat(a[None], count, axis=0)
+    return (repeat(w.trits), repeat(scale)), repeat(jnp.asarray(w.dequantize(), dtype))
+
+
+def contest(tokens: int, in_dim: int, out: int, dtype: Any, kind: str, seconds: float) -> dict[str, Any]:
+    """Median seconds of one ternary and one dense operation."""
+    count = max(2, min(32, 2**30 // (in_dim * out * 2)))
+    ternary, dense = stacked(count, in_dim, out, dtype)
+    x, dy = jnp.ones((tokens, in_dim), dtype), jnp.ones((tokens, out), dtype)
+    # float32 against float32, never against TF32.
+    dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None)
+    own: Callable[..., Any]
+    if kind == "forward":
+        own, plain, data = lambda w, x: tx.ops.matmul(x, *w, group_size=GROUP), lambda w, x: dot("mi,oi->mo", x, w), x
+    elif kind == "dx":
+        own = lambda w, dy: tx.ops.matmul_transposed(dy, *w, in_dim=in_dim, group_size=GROUP)
+        plain, data = lambda w, dy: dot("mo,oi->mi", dy, w), dy
+    else:
+        own, plain, data = lambda w, x: tx.ops.correlate(x, dy, w[0], group_size=GROUP)[0], lambda w, x: dot("mo,mi->oi", dy, x), x
+    programs = {"ternax": repeated(own), "dense": repeated(plain)}
+    times = measure.interleaved(
+        {"ternax": lambda: programs["ternax"](ternary, data), "dense": lambda: programs["dense"](dense, data)}, seconds=seconds
+    )
+    each = {name: time / count for name, time in times.items()}
+    return {"kernel": f"{kind} {out}x{in_dim}, {tokens} tokens, {dtype.__name__}", **each, "ratio": each["dense"] / each["ternax"]}
+
+
+CONTESTS = [
+    (1, 8192, 8192, jnp.bfloat16, "forward", 3.0),
+    *[(tokens, 4096, 4096, jnp.bfloat16, "forward", 1.0) for tokens in (1, 4, 16, 64)],
+    *[(tokens, 4096, 4096, jnp.bfloat16, kind, 0.9) for tokens in (1024, 4096) for kind in ("forward", "dx")],
+    (4096, 4096, 4096, jnp.float32, "forward", 1.5),
+    (4096, 4096, 4096, jnp.bfloat16, "correlate", 0.9),
+]
+
+
+def main() -> int:
+    """Prints the table and writes it; the exit code does not depend on it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=pathlib.Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the program itself")
+    arguments = parser.parse_args()
+    rows = []
+    for tokens, in_dim, out, dtype, kind, target in CONTESTS:
+        sizes = (min(tokens, 20), 128, 128) if arguments.tiny else (tokens, in_dim, out)
+        row = contest(*sizes, dtype, kind, arguments.seconds) | {"must": target}
+        rows.append(row)
+        print(f"{row['kernel']:48} {row['ternax'] * 1e6:9.1f} us, dense {row['dense'] * 1e6:9.1f} us: {row['ratio']:5.2f} x, must {target}")
+    measure.write_json(arguments.json, rows, device=str(jax.devices()[0].device_kind))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

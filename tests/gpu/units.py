@@ -1,0 +1,129 @@
+"""Each group of machine instructions of ``cpp/cuda/ptx.cuh`` on the card, against what the emulation of the tests gives.
+
+Compiles ``tests/cuda/units.cuh`` with NVRTC and launches it with the driver, both by ctypes, and compares with ``tests/cuda/units.txt``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import pathlib
+import sys
+from typing import Any
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+HEADERS = ("call.cuh", "numbers.cuh", "ptx.cuh")
+CALL_BYTES, RESULTS_AT, SHARED_BYTES = 168, 32, 1024
+COMPUTE_CAPABILITY = (75, 76)
+
+
+def expected() -> dict[str, tuple[int, list[int]]]:
+    """Words of each thread and the words of a warp, by class."""
+    found: dict[str, tuple[int, list[int]]] = {}
+    for line in (REPOSITORY / "tests/cuda/units.txt").read_text().splitlines():
+        if line.startswith("Unit"):
+            name, words = line.rsplit(" ", 1)
+            found[name] = (int(words), [])
+        elif not line.startswith("#"):
+            found[name][1].extend(int(word, 16) for word in line.split())
+    return found
+
+
+def nvrtc() -> ctypes.CDLL:
+    """CUDA's compiler, from NVIDIA's Python packages or wherever the system looks."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [pathlib.Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    names = [str(path) for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.1?"), reverse=True)]
+    for name in (*names, "libnvrtc.so.13", "libnvrtc.so.12"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise SystemExit("libnvrtc was not found: install nvidia-cuda-nvrtc")
+
+
+def check(what: str, code: int) -> None:
+    """Ends the program where CUDA says no."""
+    if code:
+        raise SystemExit(f"{what}: error {code} of CUDA")
+
+
+def compiled(compiler: ctypes.CDLL, name: str, architecture: str) -> bytes:
+    """The cubin of one unit."""
+    folders = (REPOSITORY / "cpp/cuda", REPOSITORY / "tests/cuda")
+    texts = {
+        header: (folder / header).read_bytes()
+        for folder, headers in zip(folders, (HEADERS, ("units.cuh",)), strict=True)
+        for header in headers
+    }
+    count, program, size = len(texts), ctypes.c_void_p(), ctypes.c_size_t()
+    source = f'#include "units.cuh"\nextern "C" __global__ void unit(const Call call) {{ {name}::Run(call); }}\n'
+    strings = lambda values: (ctypes.c_char_p * len(values))(*values)
+    names = strings([header.encode() for header in texts])
+    check(
+        "NVRTC", compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"units.cu", count, strings([*texts.values()]), names)
+    )
+    options = strings([f"--gpu-architecture={architecture}".encode(), b"--std=c++17", b"-default-device"])
+    code = compiler.nvrtcCompileProgram(program, len(options), options)
+    compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetProgramLog(program, log)
+    check(f"{name}: {log.value.decode()}", code)
+    check("NVRTC", compiler.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+    cubin = ctypes.create_string_buffer(size.value)
+    check("NVRTC", compiler.nvrtcGetCUBIN(program, cubin))
+    return cubin.raw
+
+
+class Card:
+    """The first GPU, in a context of its own."""
+
+    def __init__(self) -> None:
+        self.driver: Any = ctypes.CDLL("libcuda.so.1")
+        device, context, values = ctypes.c_int(), ctypes.c_void_p(), (ctypes.c_int(), ctypes.c_int())
+        check("cuInit", self.driver.cuInit(0))
+        check("cuDeviceGet", self.driver.cuDeviceGet(ctypes.byref(device), 0))
+        for value, attribute in zip(values, COMPUTE_CAPABILITY, strict=True):
+            check("cuDeviceGetAttribute", self.driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
+        major, minor = (value.value for value in values)
+        self.architecture = f"sm_{major}{minor}" + ("a" if major >= 9 else "")
+        check("cuDevicePrimaryCtxRetain", self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+        check("cuCtxSetCurrent", self.driver.cuCtxSetCurrent(context))
+
+    def run(self, cubin: bytes, words: int) -> list[int]:
+        """The words that one warp writes."""
+        module, function, memory = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
+        half = 32 * words
+        data = (ctypes.c_uint32 * (2 * half))(*[0] * half, *range(half))
+        check("cuModuleLoadData", self.driver.cuModuleLoadData(ctypes.byref(module), cubin))
+        check("cuModuleGetFunction", self.driver.cuModuleGetFunction(ctypes.byref(function), module, b"unit"))
+        check("cuMemAlloc", self.driver.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(ctypes.sizeof(data))))
+        check("cuMemcpyHtoD", self.driver.cuMemcpyHtoD_v2(memory, data, ctypes.c_size_t(ctypes.sizeof(data))))
+        call = (ctypes.c_uint8 * CALL_BYTES)()
+        ctypes.memmove(ctypes.addressof(call) + RESULTS_AT, ctypes.byref(memory), 8)
+        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
+        launched = self.driver.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, SHARED_BYTES, None, arguments, None)
+        check("cuLaunchKernel", launched)
+        check("cuCtxSynchronize", self.driver.cuCtxSynchronize())
+        check("cuMemcpyDtoH", self.driver.cuMemcpyDtoH_v2(data, memory, ctypes.c_size_t(ctypes.sizeof(data))))
+        check("cuMemFree", self.driver.cuMemFree_v2(memory))
+        return list(data[:half])
+
+
+def main() -> int:
+    """Prints a line for each unit; the exit code is 1 where the card and the emulation differ."""
+    card, compiler, differ = Card(), nvrtc(), 0
+    for name, (words, wanted) in expected().items():
+        found = card.run(compiled(compiler, name, card.architecture), words)
+        wrong = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b]
+        differ += bool(wrong)
+        detail = "as emulated"
+        if wrong:
+            thread, word = divmod(wrong[0], words)
+            detail = f"{len(wrong)} words differ, first thread {thread} word {word}: {found[wrong[0]]:08x}, emulated {wanted[wrong[0]]:08x}"
+        print(f"{name:24} {detail}")
+    return int(differ > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
