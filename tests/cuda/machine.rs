@@ -47,7 +47,18 @@ fn compiler() -> String {
 /// Starts the compilation of one source; `sources` is the folder of the CUDA headers.
 fn compile(source: &Path, object: &Path, sources: &Path) -> Child {
     Command::new(compiler())
-        .args(["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DTERNAX_EMULATION", "-c"])
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-ffp-contract=off",
+            "-fPIC",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-DTERNAX_EMULATION",
+            "-c",
+        ])
         .arg(format!("-I{}", sources.display()))
         .arg(format!("-I{}", repository().join("tests/cuda").display()))
         .arg(source)

@@ -11,6 +11,7 @@ mod device;
 mod ensembles;
 mod faults;
 mod machine;
+mod plans;
 mod products;
 mod scores;
 mod state;

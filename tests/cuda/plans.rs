@@ -1,0 +1,97 @@
+//! Plans of calls of every size: what a card can hold, and what must be refused.
+
+use std::collections::HashSet;
+
+use ternax::cuda::call::Launch;
+use ternax::cuda::kernel::Kernel;
+use ternax::cuda::plan::{Attributes, Plan, Request, plan};
+use ternax::cuda::tensor::{Dtype, Tensor};
+
+use crate::device::grouped;
+
+/// Dynamic shared memory of one block on the smallest card: sm_86 and sm_89.
+const SMALLEST_CARD: u32 = 99 << 10;
+
+fn tensor(dtype: Dtype, shape: &[usize]) -> Tensor {
+    Tensor { dtype, shape: shape.into(), address: 0 }
+}
+
+fn planned(operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, attributes: Attributes) -> Result<Plan, String> {
+    plan(&Request { operation: operation.into(), operands, results, attributes }).map_err(|error| error.to_string())
+}
+
+/// Trits and scales of a weight.
+fn weight(in_dim: usize, out: usize, group_size: usize, scale: Dtype) -> [Tensor; 2] {
+    let groups = in_dim.div_ceil(group_size);
+    [tensor(Dtype::Uint8, &[out, groups, group_size.min(in_dim).div_ceil(5)]), tensor(scale, &[out, groups])]
+}
+
+/// Launches of the products and scores of one layer.
+fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, scale: Dtype) -> Vec<Launch> {
+    let [trits, scale] = weight(in_dim, out, group_size, scale);
+    let (wide, narrow) = (tensor(x, &[tokens, in_dim]), tensor(x, &[tokens, out]));
+    let score = tensor(Dtype::Float32, &scale.shape);
+    let votes = tensor(Dtype::Float32, &[]);
+    let attributes = grouped(group_size);
+    let forward = planned("matmul", vec![wide.clone(), trits.clone(), scale.clone()], vec![narrow.clone()], attributes);
+    let backward = planned("matmul_transposed", vec![narrow.clone(), trits.clone(), scale], vec![wide.clone()], attributes);
+    let scores = planned("correlate", vec![wide, narrow, trits], vec![score, votes], attributes);
+    [forward, backward, scores].into_iter().flat_map(|plan| plan.expect("a lawful layer").launches).collect()
+}
+
+#[test]
+fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_emulated() {
+    let known: HashSet<String> = Kernel::all().into_iter().map(|kernel| kernel.class).collect();
+    for group_size in [1, 5, 7, 16, 24, 31, 32, 40, 64, 80, 100, 128, 160, 256, 1000, 100_000] {
+        for tokens in [1, 2, 8, 16, 17, 128, 1000, 100_000] {
+            for (in_dim, out) in [(1, 1), (333, 77), (4096, 4096), (8192, 28_672), (28_672, 8192)] {
+                for (x, scale) in [
+                    (Dtype::Float32, Dtype::Float32),
+                    (Dtype::Float16, Dtype::Float32),
+                    (Dtype::Bfloat16, Dtype::Float32),
+                    (Dtype::Bfloat16, Dtype::Bfloat16),
+                ] {
+                    for launch in layer(tokens, in_dim, out, group_size, x, scale) {
+                        let what = format!("{tokens} tokens, {out}x{in_dim} in groups of {group_size}: {launch:?}");
+                        assert!(launch.shared <= SMALLEST_CARD, "{what}");
+                        assert!(known.contains(&launch.kernel.class), "{what}");
+                        let [x, y, z] = launch.grid;
+                        assert!(x >= 1 && i32::try_from(x).is_ok() && (1..=65_535).contains(&y) && (1..=65_535).contains(&z), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scratch_is_asked_for_only_where_the_contraction_is_split_and_has_to_be_that_size() {
+    let [trits, scale] = weight(8192, 64, 32, Dtype::Float32);
+    let operands = vec![tensor(Dtype::Float32, &[1, 8192]), trits, scale];
+    let y = tensor(Dtype::Float32, &[1, 64]);
+    let size = planned("matmul", operands.clone(), vec![y.clone()], grouped(32)).expect("a lawful call").scratch;
+    assert!(size > 64 && size.is_multiple_of(64), "{size}");
+    let with = |scratch: usize| planned("matmul", operands.clone(), vec![y.clone(), tensor(Dtype::Float32, &[scratch])], grouped(32));
+    assert_eq!(with(size).expect("the right scratch").launches.len(), 2, "the parts, and their sum");
+    assert!(with(size - 1).expect_err("too little").contains("matmul: scratch must be"));
+}
+
+#[test]
+fn wrong_operands_are_refused_by_name() {
+    let refused = |operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, group_size: i64| {
+        planned(operation, operands, results, Attributes { group_size, ..Attributes::default() }).expect_err("a wrong call")
+    };
+    let [trits, scale] = weight(64, 8, 32, Dtype::Float32);
+    let (x, y) = (tensor(Dtype::Float32, &[3, 64]), tensor(Dtype::Float32, &[3, 8]));
+    let call = || vec![x.clone(), trits.clone(), scale.clone()];
+    assert!(refused("matmul", call(), vec![y.clone()], 0).contains("group_size must be at least 1"));
+    assert!(refused("matmul", call(), vec![y.clone()], 16).contains("matmul: trits must be"));
+    assert!(refused("matmul", call(), vec![tensor(Dtype::Int32, &[3, 8])], 32).contains("matmul: y must be"));
+    let mut operands = call();
+    operands[2] = tensor(Dtype::Bfloat16, &[8, 2]);
+    assert!(refused("matmul", operands, vec![y.clone()], 32).contains("matmul: scale must be [Float32]"));
+    let huge = vec![tensor(Dtype::Float32, &[3_000_000_000, 64]), trits.clone(), scale.clone()];
+    let result = vec![tensor(Dtype::Float32, &[3_000_000_000, 8])];
+    assert!(refused("matmul", huge, result, 32).contains("tokens must have dimensions below"));
+    assert!(refused("multiply", call(), vec![y], 32).contains("multiply of 3 operands and 1 results"));
+}
