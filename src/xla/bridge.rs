@@ -541,7 +541,7 @@ pub fn register() -> Result<()> {
     for entry in TABLE {
         // SAFETY: the table holds static strings that end in NUL.
         let (call, platform) = unsafe { (CStr::from_ptr(entry.name), CStr::from_ptr(entry.platform)) };
-        if platform == c"host" {
+        if platform != c"cpu" {
             continue;
         }
         // SAFETY: the handler is a static function with the signature of XLA's handlers.
