@@ -1,6 +1,6 @@
 """Draws what the kernels reach beside what the processor can, from the JSON that the Rust bench ``targets`` writes.
 
-    python python/benchmarks/roofline.py [out/bench-kernels.json] [--out FILE.png]
+python python/benchmarks/roofline.py [out/bench-kernels.json] [--out FILE.png]
 """
 
 from __future__ import annotations

@@ -312,7 +312,8 @@ def _custom_call(op: Operation) -> Primitive:
         return native(ctx, *operands, **_attributes(params))
 
     def on_cuda(ctx: Any, *operands: Any, **params: Any) -> Any:
-        if _cuda.problem():
+        known = all(isinstance(n, int) for a in ctx.avals_in for n in a.shape)  # scratch is sized when a program is made
+        if not known or _cuda.problem():
             return plain(ctx, *operands, **params)
         if op.name in ("matmul", "matmul_transposed") and ctx.avals_in[2].dtype == BF16 and ctx.avals_in[0].dtype != BF16:
             # Only bfloat16 activations have kernels that take bfloat16 scales.

@@ -78,7 +78,7 @@ def outcome(step: Step, log: pathlib.Path) -> str:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=REPOSITORY,
-                env={**os.environ, **step.environment},
+                env={**os.environ, "TERNAX_CUDA": "1", **step.environment},
                 timeout=step.limit,
                 check=False,
             ).returncode

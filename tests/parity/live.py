@@ -201,7 +201,8 @@ def main() -> None:
                     print("  ".join(title.ljust(len(cell)) for (title, _), cell in zip(COLUMNS, row, strict=True)))
                 verdict = sound(case, found, allowed)
                 failed += not verdict
-                print("  ".join(cell.ljust(len(title)) for (title, _), cell in zip(COLUMNS, row, strict=True)), "ok" if verdict else "FAILED")
+                cells = [cell.ljust(len(title)) for (title, _), cell in zip(COLUMNS, row, strict=True)]
+                print("  ".join(cells), "ok" if verdict else "FAILED")
     print(f"\n{failed} of {2 * len(CASES)} cases failed" if failed else f"\nall {2 * len(CASES)} cases agree")
     sys.exit(failed > 0)
 

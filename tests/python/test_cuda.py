@@ -126,6 +126,7 @@ def test_a_wrong_description_is_an_error_that_names_the_argument():
 def capability(monkeypatch):
     """A card of another compute capability."""
     _cuda.problem.cache_clear()
+    monkeypatch.setenv("TERNAX_CUDA", "1")
     yield lambda *found: monkeypatch.setattr(_cuda, "_capabilities", lambda: [*found])
     _cuda.problem.cache_clear()
 
@@ -146,6 +147,20 @@ def test_a_new_enough_card_with_a_compiler_gets_the_kernels(capability):
     assert "@ternax_unpack" in exported(function, *arguments)
 
 
+def test_kernels_that_no_card_has_proven_run_only_where_they_are_asked_for(capability, monkeypatch):
+    capability((9, 0))
+    monkeypatch.delenv("TERNAX_CUDA")
+    function, *arguments = CALLS["unpack"]
+    with pytest.warns(UserWarning, match=r"not been proven on a card yet; TERNAX_CUDA=1 turns them on.*plain jax\.numpy"):
+        assert "@ternax_" not in exported(function, *arguments)
+
+
+def test_calls_of_symbolic_sizes_are_plain_jax_numpy_since_their_scratch_is_unknown(no_gpu):
+    function, _, *others = CALLS["matmul"]
+    (tokens,) = jax.export.symbolic_shape("tokens")
+    assert "@ternax_" not in exported(function, of((tokens, IN)), *others)
+
+
 def test_without_a_compiler_the_reason_is_said_once_and_plain_jax_numpy_runs(tmp_path):
     code = """
 import sys, warnings
@@ -158,7 +173,7 @@ with warnings.catch_warnings(record=True) as caught:
     print("@ternax_" in t.exported(function, *arguments), "@ternax_" in t.exported(function, *arguments))
 print(*[str(w.message) for w in caught if "ternax" in str(w.message)], sep="\\n")
 """
-    environment = {**os.environ, "TERNAX_NVRTC": str(tmp_path / "missing.so")}
+    environment = {**os.environ, "TERNAX_CUDA": "1", "TERNAX_NVRTC": str(tmp_path / "missing.so")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     native, *messages = result.stdout.splitlines()
     assert native == "False False"
