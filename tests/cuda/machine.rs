@@ -30,9 +30,9 @@ pub const OPTIONS: [Options; 3] = [
 type Launcher =
     unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, c_uint, *const c_void, c_int, c_int, c_uint, *mut c_char, usize) -> c_int;
 
-/// A library of emulated kernels.
+/// A library of emulated kernels, loaded for good.
 pub struct Machine {
-    library: Library,
+    library: &'static Library,
 }
 
 fn repository() -> &'static Path {
@@ -52,6 +52,8 @@ fn compile(source: &Path, object: &Path, sources: &Path) -> Child {
             "-O1",
             "-ffp-contract=off",
             "-fPIC",
+            // Each library has a machine of its own.
+            "-fvisibility=hidden",
             "-Wall",
             "-Wextra",
             "-Werror",
@@ -134,7 +136,7 @@ impl Machine {
             fs::rename(&building, &library).expect("the finished library");
         }
         // SAFETY: the library is ours; its initialisers only fill a table.
-        let library = unsafe { Library::new(&library) }.expect("the emulated kernels load");
+        let library: &'static Library = Box::leak(Box::new(unsafe { Library::new(&library) }.expect("the emulated kernels load")));
         // SAFETY: the function takes nothing and returns a size.
         let bytes = unsafe { library.get::<unsafe extern "C" fn() -> usize>(b"emulation_call_bytes").expect("the size of a call")() };
         assert_eq!(bytes, size_of::<Call>(), "struct Call is not the same in C++ and Rust");

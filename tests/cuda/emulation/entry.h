@@ -22,18 +22,20 @@ struct Registered {
 }  // namespace emulation
 
 #ifdef TERNAX_EMULATION_ENTRY
-extern "C" void emulation_register(const void* data, size_t bytes) {
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+EXPORTED void emulation_register(const void* data, size_t bytes) {
   emulation::Buffers()[reinterpret_cast<uintptr_t>(data)] = bytes;
 }
 
-extern "C" void emulation_forget(const void* data) { emulation::Buffers().erase(reinterpret_cast<uintptr_t>(data)); }
+EXPORTED void emulation_forget(const void* data) { emulation::Buffers().erase(reinterpret_cast<uintptr_t>(data)); }
 
-extern "C" size_t emulation_call_bytes() { return sizeof(Call); }
+EXPORTED size_t emulation_call_bytes() { return sizeof(Call); }
 
 // 0, or 1 and a message that says what the machine caught.
-extern "C" int emulation_launch(const char* name, const unsigned* grid, unsigned threads, unsigned shared_bytes,
-                                const void* argument, int schedule, int rounding, unsigned seed, char* message,
-                                size_t size) {
+EXPORTED int emulation_launch(const char* name, const unsigned* grid, unsigned threads, unsigned shared_bytes,
+                              const void* argument, int schedule, int rounding, unsigned seed, char* message,
+                              size_t size) {
   try {
     auto found = emulation::Kernels().find(name);
     if (found == emulation::Kernels().end()) throw emulation::Error("no kernel of this name was compiled");

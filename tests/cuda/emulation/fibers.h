@@ -40,6 +40,7 @@ extern "C" void emulation_switch(void** save, void* load);
 __asm__(R"(
 .text
 .weak emulation_switch
+.hidden emulation_switch
 .type emulation_switch,@function
 emulation_switch:
   pushq %rbp
