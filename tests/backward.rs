@@ -189,19 +189,23 @@ fn the_number_of_threads_never_changes_a_bit() {
     }
 }
 
+/// Every operand between pages without access, against the page after it or the page before it.
 fn guarded<A: Activation>() {
-    for shape in shapes() {
+    fn place<T: Copy>(values: &[T], at_end: bool) -> Guarded<T> {
+        if at_end { Guarded::new(values) } else { Guarded::at_start(values) }
+    }
+    for (shape, at_end) in shapes().flat_map(|shape| [(shape, true), (shape, false)]) {
         let problem = Problem::<A>::new(shape, Values::Uniform);
         let (wanted_dx, wanted_scores) = (problem.matmul_transposed(), problem.scores());
-        let (x, dy) = (Guarded::new(&problem.x), Guarded::new(&problem.dy));
-        let (packed, scale) = (Guarded::new(&problem.packed), Guarded::new(&problem.scale));
+        let (x, dy) = (place(&problem.x, at_end), place(&problem.dy, at_end));
+        let (packed, scale) = (place(&problem.packed, at_end), place(&problem.scale, at_end));
         let matrix = TernaryMatrix::new(&packed, shape.out_dim, problem.layout);
         for tier in Tier::available() {
             let what = format!("guarded, {} on {} {shape:?}", A::NAME, tier.name());
-            let mut dx = Guarded::new(&vec![A::from_f32(f32::NAN); shape.tokens * shape.in_dim]);
+            let mut dx = place(&vec![A::from_f32(f32::NAN); shape.tokens * shape.in_dim], at_end);
             matmul_transposed_on(tier, &dy, matrix, &scale, &mut dx);
             assert_close(&dx, &wanted_dx, shape.out_dim, &what);
-            let mut score = Guarded::new(&vec![f32::NAN; wanted_scores.len()]);
+            let mut score = place(&vec![f32::NAN; wanted_scores.len()], at_end);
             correlate_on(tier, &x, &dy, matrix, &mut score);
             assert_scores(&score, &wanted_scores, false, &what);
         }
@@ -209,7 +213,7 @@ fn guarded<A: Activation>() {
 }
 
 #[test]
-fn no_kernel_reads_or_writes_past_an_operand() {
+fn no_kernel_reads_or_writes_past_an_operand_or_before_it() {
     guarded::<f32>();
     guarded::<bf16>();
 }

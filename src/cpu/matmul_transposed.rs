@@ -3,7 +3,7 @@
 //! A dense product in the manner of Goto and van de Geijn (2008), whose packed right operand is made from the packed trits: a
 //! block of `S T` lives in a cache for as long as the tokens of a task need it, and nowhere else.
 
-use super::isa::backward::{Backward, CHUNK, Fill, Order, Product, ROW_STRIDE, Word};
+use super::isa::backward::{Backward, CHUNK, Direct, Fill, Order, Product, ROW_STRIDE, Word};
 use super::isa::{Loop, Tier, vectorise};
 use super::scratch::{Operand, Scratch};
 use super::threads;
@@ -16,6 +16,8 @@ const TOKENS: usize = 512;
 /// Most columns of a task, and what they are a multiple of.
 const COLUMNS: usize = 512;
 const COLUMN_STEP: usize = 64;
+/// Rows that are added to all columns of a task before the next ones, so that their bytes stay in a cache.
+const DIRECT_ROWS: usize = 512;
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
 
@@ -40,7 +42,16 @@ pub fn matmul_transposed_on<D: Activation, X: Activation>(tier: Tier, dy: &[D], 
     assert_eq!(dx.len(), tokens * layout.in_dim(), "dx of whole tokens");
     assert_eq!(dy.len(), tokens * out_dim, "dy of {tokens} tokens");
     assert_eq!(scale.len(), out_dim * layout.groups(), "a scale for every group");
+    if dx.is_empty() || out_dim == 0 {
+        return dx.fill(X::default());
+    }
     let kernels = Backward::of(tier);
+    if let Some(direct) = kernels.direct
+        && tokens <= direct.tokens
+        && layout.group_size().is_multiple_of(direct.group_step)
+    {
+        return run_direct(tier, direct, dy, matrix, scale, dx);
+    }
     match (D::as_bf16(dy), kernels.bfloat16) {
         (Some(dy), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => run(tier, product, dy, matrix, scale, dx),
         _ => run(tier, kernels.float32, dy, matrix, scale, dx),
@@ -52,6 +63,41 @@ fn is_bf16(value: f32) -> bool {
     value.to_bits() & 0xFFFF == 0
 }
 
+/// The product of few tokens, each sum in the order of its rows as in [`run`].
+fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
+    let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
+    let column_block = in_dim.div_ceil(2 * threads::count()).next_multiple_of(direct.columns);
+    let work = dx.len() * out_dim;
+    log::debug!("matmul_transposed: direct, blocks of {column_block} columns, {} threads", threads::count());
+    let (mut gradients, tokens) = (vec![0.0; dy.len()], dy.len() / out_dim);
+    vectorise(tier, Widen(dy, &mut gradients));
+    threads::for_each(tiles(dx, in_dim, tokens, column_block).into_iter(), work, |task| {
+        let mut memory = Scratch::sums();
+        let stride = task.columns.len().next_multiple_of(direct.columns);
+        let [sums] = memory.slices([tokens * stride]);
+        sums.fill(0.0);
+        for first in (0..out_dim).step_by(DIRECT_ROWS) {
+            let rows = first..out_dim.min(first + DIRECT_ROWS);
+            (direct.add_rows)(matrix, scale, &gradients, rows, task.columns.clone(), sums);
+        }
+        for (piece, sums) in task.pieces.into_iter().zip(sums.chunks_exact(stride)) {
+            X::narrow(&sums[..piece.len()], piece);
+        }
+    });
+}
+
+/// Widens activations.
+struct Widen<'a, D>(&'a [D], &'a mut [f32]);
+
+impl<D: Activation> Loop for Widen<'_, D> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        D::widen(self.0, self.1);
+    }
+}
+
 fn run<W: Word + Operand, D: Fill<W>, X: Activation>(
     tier: Tier,
     product: &Product<W>,
@@ -61,9 +107,6 @@ fn run<W: Word + Operand, D: Fill<W>, X: Activation>(
     dx: &mut [X],
 ) {
     let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    if out_dim == 0 {
-        return dx.fill(X::default());
-    }
     let column_block = in_dim.div_ceil(wanted_tasks()).next_multiple_of(COLUMN_STEP).min(COLUMNS);
     let work = dx.len() * out_dim;
     let mut tasks = tiles(dx, in_dim, TOKENS, column_block);

@@ -1,4 +1,4 @@
-//! Operands that end at a page which may be neither read nor written: one element too far ends the test.
+//! Operands that begin or end at a page which may be neither read nor written: one element too far ends the test.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rustix::param::page_size;
 
-/// A copy of a slice whose last byte is followed, and whose first page is preceded, by memory without access.
+/// A copy of a slice between pages without access.
 pub struct Guarded<T: Copy> {
     mapping: NonNull<u8>,
     mapped: usize,
@@ -15,7 +15,17 @@ pub struct Guarded<T: Copy> {
 }
 
 impl<T: Copy> Guarded<T> {
+    /// The last element is followed by memory without access.
     pub fn new(values: &[T]) -> Self {
+        Self::placed(values, true)
+    }
+
+    /// The first element is preceded by memory without access.
+    pub fn at_start(values: &[T]) -> Self {
+        Self::placed(values, false)
+    }
+
+    fn placed(values: &[T], at_end: bool) -> Self {
         let page = page_size();
         let bytes = size_of_val(values);
         let inside = bytes.next_multiple_of(page);
@@ -28,8 +38,9 @@ impl<T: Copy> Guarded<T> {
             }
             NonNull::new(mapping.cast::<u8>()).expect("a mapping is not at 0")
         };
-        // SAFETY: the data end where the middle ends; sizes are multiples of alignments.
-        let data = unsafe { mapping.add(page + inside - bytes).cast::<T>() };
+        let offset = if at_end { inside - bytes } else { 0 };
+        // SAFETY: the data end where the middle ends, or begin where it begins; sizes are multiples of alignments.
+        let data = unsafe { mapping.add(page + offset).cast::<T>() };
         // SAFETY: the middle has room for the values and nobody else has seen it.
         unsafe { ptr::copy_nonoverlapping(values.as_ptr(), data.as_ptr(), values.len()) };
         Self { mapping, mapped, data, len: values.len() }

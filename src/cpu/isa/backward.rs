@@ -141,6 +141,19 @@ pub struct Product<W: 'static> {
     pub weights: Weights<W>,
 }
 
+/// `dx` of a few tokens without panels.
+pub struct Direct {
+    /// Most tokens of a call.
+    pub tokens: usize,
+    /// What the columns of the sums of a token are padded to a multiple of.
+    pub columns: usize,
+    /// What the group size must be a multiple of.
+    pub group_step: usize,
+    /// `add_rows(matrix, scale, dy, rows, columns, sums)`: adds to `sums [tokens][columns]` what `rows` give, row after row, with
+    /// `dy [tokens][out]` and `scale [out][groups]` of all rows.
+    pub add_rows: fn(TernaryMatrix<'_>, &[f32], &[f32], Range<usize>, Range<usize>, &mut [f32]),
+}
+
 /// Columns of [`Bits`].
 pub const BIT_COLUMNS: usize = 512;
 
@@ -186,6 +199,8 @@ pub struct Backward {
     pub float32: &'static Product<f32>,
     /// Products of bfloat16, where the machine multiplies them faster than float32.
     pub bfloat16: Option<&'static Product<u32>>,
+    /// `dx` of a few tokens, where that is faster than products.
+    pub direct: Option<&'static Direct>,
     /// The trits of some rows and up to [`BIT_COLUMNS`] columns, for each row; columns past the last one count as trit 0.
     pub trit_bits: fn(TernaryMatrix<'_>, Range<usize>, Range<usize>, &mut [TritBits]),
     /// The signs of up to [`BIT_COLUMNS`] gradients; what stands for further columns is anything.

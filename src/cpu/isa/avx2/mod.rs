@@ -13,6 +13,7 @@ pub(super) fn backward() -> Backward {
         tier: Tier::Avx2,
         float32: &product::FLOAT32,
         bfloat16: None,
+        direct: None,
         trit_bits: portable::signs::trit_bits,
         sign_bits: signs::sign_bits,
     }

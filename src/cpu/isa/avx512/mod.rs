@@ -1,6 +1,7 @@
 //! AVX-512 with BW, DQ, VL, VBMI and VPOPCNTDQ.
 
 pub(super) mod decode;
+mod direct;
 pub(super) mod lookup;
 mod panel;
 mod product;
@@ -17,6 +18,7 @@ pub(super) fn backward() -> Backward {
         tier: Tier::Avx512,
         float32: &product::FLOAT32,
         bfloat16: is_x86_feature_detected!("avx512bf16").then_some(&product::BFLOAT16),
+        direct: Some(&direct::DIRECT),
         trit_bits: signs::trit_bits,
         sign_bits: signs::sign_bits,
     }

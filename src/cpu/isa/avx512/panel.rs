@@ -10,7 +10,7 @@ use crate::trits::{GroupLayout, TernaryMatrix};
 /// Lanes of a register of float32.
 const LANES: usize = 16;
 /// Registers of a window.
-const PARTS: usize = WIDTH / LANES;
+pub const PARTS: usize = WIDTH / LANES;
 
 /// Which scales the columns of a window take.
 enum Scales {
@@ -65,7 +65,7 @@ impl Scales {
 }
 
 /// The dword lane `l` of a window holds, from its lowest byte on, the digits of columns `l`, `l + 16`, `l + 32` and `l + 48`.
-fn interleaved(lane: usize) -> usize {
+pub fn interleaved(lane: usize) -> usize {
     lane / PARTS + LANES * (lane % PARTS)
 }
 

@@ -96,6 +96,13 @@ impl Window {
         [0, 1, 2, 3].map(|row| _mm512_add_epi8(select, _mm512_set1_epi8(quarter * row)))
     }
 
+    /// What [`Tables::digits`] needs of the window, in registers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn lanes(&self) -> Lanes {
+        Lanes { select: self.select_rows(load(&self.select)), shift: load(&self.shift) }
+    }
+
     /// For each lane its byte, counted from the first one.
     pub fn bytes(&self) -> [u8; WIDTH] {
         self.select.map(|select| select % 64)
@@ -105,6 +112,12 @@ impl Window {
     pub fn places(&self) -> [u8; WIDTH] {
         std::array::from_fn(|lane| if self.select[lane] < 64 { 1 << (self.shift[lane] % 8 / 2) } else { 1 << 4 })
     }
+}
+
+/// For each lane of a window which byte it takes in each of four rows, and where in it.
+pub struct Lanes {
+    select: [__m512i; ROWS],
+    shift: __m512i,
 }
 
 /// The tables in registers.
@@ -172,19 +185,23 @@ impl Tables {
         rows: Range<usize>,
         mut body: impl FnMut(usize, [__m512i; ROWS]),
     ) {
-        let (select, shift, three) = (load(&window.select), load(&window.shift), _mm512_set1_epi8(3));
+        let lanes = window.lanes();
         for row in rows.step_by(ROWS) {
-            let looked_up = self.look_up_rows(window, bytes, row_bytes, row);
-            let select = window.select_rows(select);
-            body(
-                row,
-                std::array::from_fn(|index| {
-                    let [fields, fifth] = looked_up[index];
-                    let bytes = _mm512_permutex2var_epi8(fields, select[index], fifth);
-                    _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, bytes), three)
-                }),
-            );
+            body(row, self.digits(window, &lanes, bytes, row_bytes, row));
         }
+    }
+
+    /// The digits of a window in four rows from `row` on, as [`Tables::for_rows`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn digits(&self, window: &Window, lanes: &Lanes, bytes: &[u8], row_bytes: usize, row: usize) -> [__m512i; ROWS] {
+        let looked_up = self.look_up_rows(window, bytes, row_bytes, row);
+        let mut digits = lanes.select;
+        for (digits, [fields, fifth]) in digits.iter_mut().zip(looked_up) {
+            let bytes = _mm512_permutex2var_epi8(fields, *digits, fifth);
+            *digits = _mm512_and_si512(_mm512_multishift_epi64_epi8(lanes.shift, bytes), _mm512_set1_epi8(3));
+        }
+        digits
     }
 
     /// What the bytes of a window are in both tables, for four rows from `row` on, of `row_bytes` bytes each; where in them

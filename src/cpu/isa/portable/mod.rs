@@ -16,6 +16,7 @@ pub(super) fn backward(tier: Tier) -> Backward {
         tier,
         float32: if tier == Tier::Neon { &product::TILE_8X8 } else { &product::TILE_4X8 },
         bfloat16: None,
+        direct: None,
         trit_bits: signs::trit_bits,
         sign_bits: signs::sign_bits,
     }
