@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::panel::{PARTS, interleaved};
+use super::panel::{PARTS, by_parts, group_of, interleaved};
 use super::window::{ROWS, Tables, WIDTH, Window};
 use crate::cpu::isa::backward::Direct;
 use crate::trits::TernaryMatrix;
@@ -50,12 +50,9 @@ unsafe fn add_rows_of<const TOKENS: usize>(
 ) {
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (groups, stride) = (layout.groups(), columns.len().next_multiple_of(WIDTH));
-    // A permutation looks at the lowest four bits of a lane: a digit and two zeros.
-    let trits = _mm512_setr_ps(-1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0.);
     for (at, first) in (0..stride).step_by(WIDTH).zip(columns.step_by(WIDTH)) {
         let window = Window::new(layout, first, interleaved);
-        let group = |column: usize| column.min(layout.in_dim() - 1) / layout.group_size();
-        let [first_group, second_group] = [group(first), group(first + WIDTH / 2)];
+        let groups_of_halves = [0, WIDTH / 2].map(|column| group_of(layout, first, column));
         let lanes = window.lanes();
         let sums = sums[at..].as_mut_ptr();
         let place = |token: usize, part: usize| token * stride + part * LANES;
@@ -70,16 +67,7 @@ unsafe fn add_rows_of<const TOKENS: usize>(
                 if row >= rows.end {
                     break;
                 }
-                // SAFETY: the row has as many scales as groups.
-                let scaled = |group: usize| _mm512_mul_ps(trits, _mm512_set1_ps(unsafe { *scale.get_unchecked(row * groups + group) }));
-                let (low, high) = (scaled(first_group), scaled(second_group));
-                let digits = digits[index];
-                let weights = [
-                    _mm512_permutexvar_ps(digits, low),
-                    _mm512_permutexvar_ps(_mm512_srli_epi32::<8>(digits), low),
-                    _mm512_permutexvar_ps(_mm512_srli_epi32::<16>(digits), high),
-                    _mm512_permutexvar_ps(_mm512_srli_epi32::<24>(digits), high),
-                ];
+                let weights = by_parts(groups_of_halves, &scale[row * groups..][..groups], digits[index]);
                 for (token, tile) in tile.iter_mut().enumerate() {
                     // SAFETY: the row is one of `dy`.
                     let gradient = _mm512_set1_ps(unsafe { *dy.get_unchecked(token * matrix.out_dim() + row) });

@@ -12,56 +12,80 @@ const LANES: usize = 16;
 /// Registers of a window.
 pub const PARTS: usize = WIDTH / LANES;
 
-/// Which scales the columns of a window take.
-enum Scales {
-    /// The columns of each 32 lie in one group: these two.
-    Halves([usize; 2]),
-    /// The columns of each 16 lie in one group: these four.
-    Quarters([usize; PARTS]),
-    /// Any others: for each 16 columns the group of the first one, and for each column its group from there.
-    Lanes([(usize, [i32; LANES]); PARTS]),
+/// The digits of the four parts of a window from its dwords, for permutations, which look at the lowest four bits of a lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn parts(digits: __m512i) -> [__m512i; PARTS] {
+    [digits, _mm512_srli_epi32::<8>(digits), _mm512_srli_epi32::<16>(digits), _mm512_srli_epi32::<24>(digits)]
 }
 
-impl Scales {
-    fn new(layout: GroupLayout, first: usize) -> Self {
-        let group = |column: usize| (first + column).min(layout.in_dim() - 1) / layout.group_size();
-        let one = |from: usize, count: usize| group(from) == group(from + count - 1);
-        if one(0, 2 * LANES) && one(2 * LANES, 2 * LANES) {
-            Self::Halves([group(0), group(2 * LANES)])
-        } else if (0..PARTS).all(|part| one(part * LANES, LANES)) {
-            Self::Quarters(std::array::from_fn(|part| group(part * LANES)))
-        } else {
-            Self::Lanes(std::array::from_fn(|part| {
-                let first = group(part * LANES);
-                (first, std::array::from_fn(|lane| (group(part * LANES + lane) - first) as i32))
-            }))
-        }
-    }
+/// The trits of digits, for permutations: a digit and two zeros are four bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+pub fn trits() -> __m512 {
+    _mm512_setr_ps(-1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0.)
+}
 
-    /// `S T` of the 64 columns of one row: `scale` are its scales, `digits` its digits as [`interleaved`].
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    fn apply(&self, scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
-        // A permutation looks at the lowest four bits of a lane: a digit and two zeros.
-        let trits = _mm512_setr_ps(-1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0., -1., 0., 1., 0.);
-        let scaled = |group: usize| _mm512_mul_ps(trits, _mm512_set1_ps(scale[group]));
-        let digits = [digits, _mm512_srli_epi32::<8>(digits), _mm512_srli_epi32::<16>(digits), _mm512_srli_epi32::<24>(digits)];
-        match self {
-            Self::Halves(groups) => {
-                let tables = groups.map(scaled);
-                std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], tables[part / 2]))
-            }
-            Self::Quarters(groups) => std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], scaled(groups[part]))),
-            Self::Lanes(parts) => std::array::from_fn(|part| {
-                let (first, lanes) = &parts[part];
-                let scale = &scale[*first..];
-                let there = if scale.len() < LANES { (1 << scale.len()) - 1 } else { u16::MAX };
-                // SAFETY: `lanes` has 16 elements; the mask keeps the other load inside `scale`.
-                let (lanes, scale) = unsafe { (_mm512_loadu_si512(lanes.as_ptr().cast()), _mm512_maskz_loadu_ps(there, scale.as_ptr())) };
-                _mm512_mul_ps(_mm512_permutexvar_ps(digits[part], trits), _mm512_permutexvar_ps(lanes, scale))
-            }),
+/// `S T` of a window of one row where all columns of a part lie in one group: `scale` are the scales of the row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+pub fn by_parts<const GROUPS: usize>(groups: [usize; GROUPS], scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
+    let tables = groups.map(|group| _mm512_mul_ps(trits(), _mm512_set1_ps(scale[group])));
+    let digits = parts(digits);
+    std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], tables[part * GROUPS / PARTS]))
+}
+
+/// For each 16 columns the group of the first one, and for each column its group from there.
+type Groups = [(usize, [i32; LANES]); PARTS];
+
+/// `S T` of a window of one row for any groups.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn by_lanes(groups: &Groups, scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
+    let digits = parts(digits);
+    std::array::from_fn(|part| {
+        let (first, lanes) = &groups[part];
+        let scale = &scale[*first..];
+        let there = if scale.len() < LANES { (1 << scale.len()) - 1 } else { u16::MAX };
+        // SAFETY: `lanes` has 16 elements; the mask keeps the other load inside `scale`.
+        let (lanes, scale) = unsafe { (_mm512_loadu_si512(lanes.as_ptr().cast()), _mm512_maskz_loadu_ps(there, scale.as_ptr())) };
+        _mm512_mul_ps(_mm512_permutexvar_ps(digits[part], trits()), _mm512_permutexvar_ps(lanes, scale))
+    })
+}
+
+/// The group of a column of the window from `first` on; columns past the row's end count as its last one.
+pub fn group_of(layout: GroupLayout, first: usize, column: usize) -> usize {
+    (first + column).min(layout.in_dim() - 1) / layout.group_size()
+}
+
+/// The groups of all lanes of a window.
+fn groups_of_lanes(layout: GroupLayout, first: usize) -> Groups {
+    std::array::from_fn(|part| {
+        let start = group_of(layout, first, part * LANES);
+        (start, std::array::from_fn(|lane| (group_of(layout, first, part * LANES + lane) - start) as i32))
+    })
+}
+
+/// Runs a body with the function that scales the digits of the window from `$first` on: one copy of the body for each way in
+/// which groups meet registers, so that none of them decides anything in its loop.
+macro_rules! with_scales {
+    ($layout:expr, $first:expr, |$apply:ident| $body:expr) => {{
+        let group = |column: usize| group_of($layout, $first, column);
+        let one = |count: usize| (0..WIDTH).step_by(count).all(|from| group(from) == group(from + count - 1));
+        if one(2 * LANES) {
+            let groups = [group(0), group(2 * LANES)];
+            let $apply = |scale: &[f32], digits: __m512i| by_parts(groups, scale, digits);
+            $body
+        } else if one(LANES) {
+            let groups: [usize; PARTS] = std::array::from_fn(|part| group(part * LANES));
+            let $apply = |scale: &[f32], digits: __m512i| by_parts(groups, scale, digits);
+            $body
+        } else {
+            let groups = groups_of_lanes($layout, $first);
+            let $apply = |scale: &[f32], digits: __m512i| by_lanes(&groups, scale, digits);
+            $body
         }
-    }
+    }};
 }
 
 /// The dword lane `l` of a window holds, from its lowest byte on, the digits of columns `l`, `l + 16`, `l + 32` and `l + 48`.
@@ -105,12 +129,14 @@ fn unpack_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, colu
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     for (first, mut panels) in windows(&columns, panels, stride) {
-        let (window, scales) = (Window::new(layout, first, interleaved), Scales::new(layout, first));
-        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
-            for (row, digits) in (first..rows.end).zip(digits) {
-                let weights = scales.apply(&scale[row * groups..][..groups], digits);
-                store(&mut panels, row - rows.start, weights.map(|weights| _mm512_castps_si512(weights)));
-            }
+        let window = Window::new(layout, first, interleaved);
+        with_scales!(layout, first, |apply| {
+            tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
+                for (row, digits) in (first..rows.end).zip(digits) {
+                    let weights = apply(&scale[row * groups..][..groups], digits);
+                    store(&mut panels, row - rows.start, weights.map(|weights| _mm512_castps_si512(weights)));
+                }
+            });
         });
     }
 }
@@ -134,21 +160,23 @@ fn unpack_bf16(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, col
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     let high_half = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
     for (first, mut panels) in windows(&columns, panels, stride) {
-        let (window, scales) = (Window::new(layout, first, interleaved), Scales::new(layout, first));
-        tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
-            for (row, [even, odd]) in (first..rows.end).step_by(2).zip([[digits[0], digits[1]], [digits[2], digits[3]]]) {
-                let even = scales.apply(&scale[row * groups..][..groups], even);
-                let odd = match scale.get((row + 1) * groups..(row + 2) * groups) {
-                    Some(scale) if row + 1 < rows.end => scales.apply(scale, odd),
-                    _ => [_mm512_setzero_ps(); PARTS],
-                };
-                let words = std::array::from_fn(|part| {
-                    let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even[part]));
-                    // Bits of the odd row where the mask is set, else of the even one.
-                    _mm512_ternarylogic_epi32::<0xCA>(high_half, _mm512_castps_si512(odd[part]), even)
-                });
-                store(&mut panels, (row - rows.start) / 2, words);
-            }
+        let window = Window::new(layout, first, interleaved);
+        with_scales!(layout, first, |apply| {
+            tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
+                for (row, [even, odd]) in (first..rows.end).step_by(2).zip([[digits[0], digits[1]], [digits[2], digits[3]]]) {
+                    let even = apply(&scale[row * groups..][..groups], even);
+                    let odd = match scale.get((row + 1) * groups..(row + 2) * groups) {
+                        Some(scale) if row + 1 < rows.end => apply(scale, odd),
+                        _ => [_mm512_setzero_ps(); PARTS],
+                    };
+                    let words = std::array::from_fn(|part| {
+                        let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even[part]));
+                        // Bits of the odd row where the mask is set, else of the even one.
+                        _mm512_ternarylogic_epi32::<0xCA>(high_half, _mm512_castps_si512(odd[part]), even)
+                    });
+                    store(&mut panels, (row - rows.start) / 2, words);
+                }
+            });
         });
     }
 }

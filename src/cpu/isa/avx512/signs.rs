@@ -37,14 +37,17 @@ pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<u
 fn trit_bits_by_64(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
     let (tables, row_bytes, bytes) = (Tables::of(&SIGNS), matrix.layout().row_bytes(), matrix.bytes());
     let windows = columns.len().div_ceil(WIDTH);
-    let windows_of_row: [_; BIT_COLUMNS / WIDTH] = std::array::from_fn(|index| {
-        let first = (columns.start + index * WIDTH).min(columns.end - 1);
+    let windows_of_row: [Option<_>; BIT_COLUMNS / WIDTH] = std::array::from_fn(|index| {
+        let first = columns.start + index * WIDTH;
+        if first >= columns.end {
+            return None;
+        }
         let window = Window::new(matrix.layout(), first, |lane| lane);
         let (select, places) = (window.bytes(), window.places());
-        (window, select, places, u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH)))
+        Some((window, select, places, u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH))))
     });
     for (row, bits) in rows.clone().step_by(ROWS).zip(bits.chunks_mut(ROWS)) {
-        for (index, (window, select, places, there)) in windows_of_row[..windows].iter().enumerate() {
+        for (index, (window, select, places, there)) in windows_of_row.iter().flatten().enumerate() {
             let (select, places) = (window.select_rows(load(select)), load(places));
             let looked_up = tables.look_up_rows(window, bytes, row_bytes, row);
             for (bits, (signs, select)) in bits.iter_mut().zip(looked_up.into_iter().zip(select)) {
