@@ -111,12 +111,17 @@ fn no_kernel_reads_or_writes_past_an_operand() {
     for shape in shapes() {
         let problem = Problem::<f32>::new(shape, Values::Uniform);
         let wanted = problem.matmul();
-        let (x, packed, scale) = (Guarded::new(&problem.x), Guarded::new(&problem.packed), Guarded::new(&problem.scale));
-        let matrix = TernaryMatrix::new(&packed, shape.out_dim, problem.layout);
-        for tier in Tier::available() {
-            let mut y = Guarded::new(&vec![f32::NAN; shape.tokens * shape.out_dim]);
-            matmul_on(tier, &x, matrix, &scale, &mut y);
-            assert_close(&y, &wanted, shape.in_dim, &format!("guarded, {} {shape:?}", tier.name()));
+        let unset = vec![f32::NAN; shape.tokens * shape.out_dim];
+        for (place, packed) in
+            [(Guarded::new as fn(&[f32]) -> _, Guarded::new(&problem.packed)), (Guarded::at_start, Guarded::at_start(&problem.packed))]
+        {
+            let (x, scale) = (place(&problem.x), place(&problem.scale));
+            let matrix = TernaryMatrix::new(&packed, shape.out_dim, problem.layout);
+            for tier in Tier::available() {
+                let mut y = place(&unset);
+                matmul_on(tier, &x, matrix, &scale, &mut y);
+                assert_close(&y, &wanted, shape.in_dim, &format!("guarded, {} {shape:?}", tier.name()));
+            }
         }
     }
 }

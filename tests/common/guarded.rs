@@ -1,4 +1,4 @@
-//! Operands that begin or end at a page which may be neither read nor written: one element too far ends the test.
+//! Operands that end or begin at a page which may be neither read nor written: one element too far ends the test.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rustix::param::page_size;
 
-/// A copy of a slice between pages without access.
+/// A copy of a slice that lies against memory without access, with its last byte or with its first one.
 pub struct Guarded<T: Copy> {
     mapping: NonNull<u8>,
     mapped: usize,
@@ -15,17 +15,17 @@ pub struct Guarded<T: Copy> {
 }
 
 impl<T: Copy> Guarded<T> {
-    /// The last element is followed by memory without access.
+    /// A copy whose last byte is followed by memory without access.
     pub fn new(values: &[T]) -> Self {
-        Self::placed(values, true)
-    }
-
-    /// The first element is preceded by memory without access.
-    pub fn at_start(values: &[T]) -> Self {
         Self::placed(values, false)
     }
 
-    fn placed(values: &[T], at_end: bool) -> Self {
+    /// A copy whose first byte follows memory without access.
+    pub fn at_start(values: &[T]) -> Self {
+        Self::placed(values, true)
+    }
+
+    fn placed(values: &[T], at_start: bool) -> Self {
         let page = page_size();
         let bytes = size_of_val(values);
         let inside = bytes.next_multiple_of(page);
@@ -38,9 +38,8 @@ impl<T: Copy> Guarded<T> {
             }
             NonNull::new(mapping.cast::<u8>()).expect("a mapping is not at 0")
         };
-        let offset = if at_end { inside - bytes } else { 0 };
-        // SAFETY: the data end where the middle ends, or begin where it begins; sizes are multiples of alignments.
-        let data = unsafe { mapping.add(page + offset).cast::<T>() };
+        // SAFETY: the data begin or end where the middle does; sizes are multiples of alignments.
+        let data = unsafe { mapping.add(page + if at_start { 0 } else { inside - bytes }).cast::<T>() };
         // SAFETY: the middle has room for the values and nobody else has seen it.
         unsafe { ptr::copy_nonoverlapping(values.as_ptr(), data.as_ptr(), values.len()) };
         Self { mapping, mapped, data, len: values.len() }

@@ -1,16 +1,16 @@
 //! What the forward product needs of a tier: one table of functions for each.
 //!
-//! Few tokens: [`Decode`], where tables of the inputs are looked up by the packed bytes. More: [`Lookup`], the "method of the
+//! Very few tokens: [`Decode`], where rows look up their bytes in registers. Many: [`Lookup`], the "method of the
 //! four Russians" (Arlazarov, Dinic, Kronrod, Faradzhev 1970) in float32. For some tokens, one per lane, and four inputs the 81
 //! sums with coefficients -1, 0 and 1 are tabled; then four trits of a row cost one look-up and one addition.
 
 use std::ops::Range;
 
-use super::{Tier, portable};
+use super::Tier;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::cache;
-use crate::cpu::matmul::terms::{CHUNK_INPUTS, CHUNK_TERMS, Chunk};
+use crate::cpu::matmul::terms::Chunk;
 use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Sums of one term: 3^4.
@@ -18,32 +18,47 @@ pub const TERM_SUMS: usize = 81;
 /// Bytes that an offset of 16 bits can reach.
 const REACH: usize = 1 << 16;
 
-/// For one row, where the sums of the terms of a chunk lie in its tables: offsets in bytes of 16 bits each, the least
-/// significant first.
-pub type Offsets = [u32; CHUNK_TERMS / 2];
-
 /// The product by look-up, `LANES` tokens at a time. Tables lie in [`Lookup::ENTRIES`] entries of memory, which no offset can
 /// leave.
+///
+/// The offsets of a chunk are `chunk_terms` numbers of 16 bits for each row, two in a word, the first one low: where the sums of
+/// each term lie in the tables, in bytes.
 pub struct Lookup<const LANES: usize> {
     /// Name in the log.
     pub name: &'static str,
-    /// `offsets(matrix, rows, chunks, to)`: the offsets of `rows` for two neighbouring chunks, or for one.
-    pub offsets: fn(TernaryMatrix<'_>, Range<usize>, &[Chunk], [&mut [Offsets]; 2]),
-    /// `tables(panel, terms, to)`: the sums of the first `terms` terms of a panel `[inputs][lanes]`.
-    pub tables: fn(&[[f32; LANES]; CHUNK_INPUTS], usize, &mut [[f32; LANES]]),
+    /// The most terms of a chunk, 4 or 8.
+    pub chunk_terms: usize,
+    /// `offsets(matrix, rows, chunks, to, stride)`: the offsets of `rows` for the neighbouring chunks of some windows, those of
+    /// each chunk `stride` words after those of the one before. There is room for rows up to a multiple of [`ROW_STEP`].
+    pub offsets: fn(TernaryMatrix<'_>, Range<usize>, &[Chunk], &mut [u32], usize),
+    /// `tables(panel, to)`: the sums of all terms of a panel `[inputs][lanes]`.
+    pub tables: fn(&[[f32; LANES]], &mut [[f32; LANES]]),
     /// `accumulate(chunk, tables, offsets, scales, sums)`: for each row, adds to its sums the terms of each group slot of the
     /// chunk times the scale of the slot, `scales [rows, slots]`.
-    pub accumulate: fn(&Chunk, &[[f32; LANES]], &[Offsets], &[f32], &mut [[f32; LANES]]),
-    /// `transpose(from, stride, to)`: `to[column][row] = from[row * stride + column]` for a square of `LANES`.
-    pub transpose: fn(&[f32], usize, &mut [[f32; LANES]; LANES]),
+    pub accumulate: Accumulate<LANES>,
+    /// `transpose(from, stride, to, to_stride)`: `to[column * to_stride + row] = from[row * stride + column]` for `LANES` rows and
+    /// as many columns, up to `LANES`, as `to` has room for. All columns of the last row must exist.
+    pub transpose: fn(&[f32], usize, &mut [f32], usize),
 }
+
+/// [`Lookup::accumulate`].
+pub type Accumulate<const LANES: usize> = fn(&Chunk, &[[f32; LANES]], &[u32], &[f32], &mut [[f32; LANES]]);
+
+/// Rows whose offsets are written together.
+pub const ROW_STEP: usize = 4;
 
 impl<const LANES: usize> Lookup<LANES> {
     /// Entries of the memory for tables: a whole one starts at every offset.
     pub const ENTRIES: usize = REACH / (4 * LANES) + 1;
+
     /// Bytes of L1 cache that the tables of a chunk fill.
-    pub const TABLE_BYTES: usize = CHUNK_TERMS * TERM_SUMS * 4 * LANES;
+    pub const fn table_bytes(&self) -> usize {
+        self.chunk_terms * TERM_SUMS * 4 * LANES
+    }
 }
+
+/// [`Decode::rows`].
+pub type DecodeRows = fn(TernaryMatrix<'_>, &[f32], Range<usize>, &[f32], &mut [f32]);
 
 /// The product for few tokens: tables of each token's inputs are made once, then rows look up their bytes in them.
 pub struct Decode {
@@ -59,22 +74,26 @@ pub struct Decode {
     pub tables: fn(GroupLayout, &[f32], &mut [f32]),
     /// `rows(matrix, scale, rows, tables, sums)`: the product for `rows`, `sums [tokens, rows]`, of up to `tokens_at_once` tokens
     /// whose tables lie one after the other.
-    pub rows: fn(TernaryMatrix<'_>, &[f32], Range<usize>, &[f32], &mut [f32]),
+    pub rows: DecodeRows,
 }
 
 /// The forward kernels of one tier.
 pub struct Forward {
-    /// Few tokens.
-    pub decode: &'static Decode,
-    /// More tokens.
-    pub lookup: Lanes,
+    /// The fewest tokens, where there is a way faster than tables of bytes.
+    pub decode: Option<&'static Decode>,
+    /// Many tokens, where it is faster than tables of bytes.
+    pub lookup: Option<Lanes>,
+    /// The fewest tokens that pay for the offsets of the look-up.
+    least_lookup: usize,
+    /// The most tokens beyond whole registers that another pass over the matrix multiplies faster than another register.
+    most_rest: usize,
 }
 
 /// The product by look-up with as many lanes as suit the machine.
 pub enum Lanes {
-    /// Tables of 20.7 KB.
+    /// 256 bits.
     Eight(&'static Lookup<8>),
-    /// Tables of 41.5 KB.
+    /// 512 bits.
     Sixteen(&'static Lookup<16>),
 }
 
@@ -86,20 +105,39 @@ impl Forward {
     pub fn of(tier: Tier) -> Self {
         assert!(tier.is_available(), "this machine has no {}", tier.name());
         match tier {
-            Tier::Portable | Tier::Neon => Self { decode: &portable::decode::DECODE, lookup: Lanes::Eight(&portable::lookup::LOOKUP) },
+            Tier::Portable | Tier::Neon => Self { decode: None, lookup: None, least_lookup: usize::MAX, most_rest: 0 },
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => Self { decode: &portable::decode::DECODE, lookup: Lanes::Eight(&avx2::lookup::LOOKUP) },
+            Tier::Avx2 => Self { decode: None, lookup: Some(Lanes::Eight(&avx2::lookup::LOOKUP)), least_lookup: 33, most_rest: 0 },
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => Self {
-                decode: &avx512::decode::DECODE,
-                lookup: if cache::sizes().l1_data > Lookup::<16>::TABLE_BYTES {
-                    Lanes::Sixteen(&avx512::lookup::SIXTEEN)
-                } else {
-                    Lanes::Eight(&avx512::lookup::EIGHT)
-                },
+                decode: Some(&avx512::decode::DECODE),
+                lookup: Some(Lanes::Sixteen(avx512::lookup::for_caches(cache::sizes()))),
+                least_lookup: 9,
+                most_rest: 3,
             },
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
         }
     }
+
+    /// How many of `tokens` tokens, from the first one on, take the product by look-up.
+    pub fn tokens_looked_up(&self, tokens: usize) -> usize {
+        let lanes = match self.lookup {
+            None => return 0,
+            Some(Lanes::Eight(_)) => 8,
+            Some(Lanes::Sixteen(_)) => 16,
+        };
+        match tokens % lanes {
+            _ if tokens < self.least_lookup => 0,
+            rest if rest <= self.most_rest => tokens - rest,
+            _ => tokens,
+        }
+    }
+}
+
+/// The AVX-512 product by look-up in chunks of 4 or 8 terms, whatever the caches.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub fn lookup_of_terms(terms: usize) -> &'static Lookup<16> {
+    assert!(Tier::Avx512.is_available(), "this machine has no AVX-512");
+    if terms == 4 { &avx512::lookup::FOUR_TERMS } else { &avx512::lookup::EIGHT_TERMS }
 }

@@ -9,11 +9,13 @@ pub mod denormals;
 pub mod forward;
 mod portable;
 mod prefetch;
+mod strided;
 mod vectorise;
 
 use std::sync::OnceLock;
 
 pub use prefetch::prefetch;
+pub use strided::copy_column;
 pub use vectorise::{Loop, vectorise};
 
 /// A set of instructions that kernels are written for.

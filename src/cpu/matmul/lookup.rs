@@ -1,21 +1,21 @@
 //! More tokens: every four trits look up their sum of four inputs, for some tokens at once.
 //!
-//! A task is some tokens by some rows. For each eight chunks of the inputs it turns the trits of its rows into offsets, then takes
+//! A task is some tokens by some rows. For a few windows of the inputs it turns the trits of its rows into offsets, then takes
 //! the tokens a register's lanes at a time: the tables of one chunk stay in the L1 cache while all rows pass over them, and the
 //! sums of these tokens in the L2 cache while all chunks do. Every sum runs over the chunks in order, however the tasks are cut.
 
 use std::ops::Range;
 
-use super::terms::{CHUNK_INPUTS, CHUNK_TERMS, Chunk, chunks};
-use crate::cpu::isa::forward::Lookup;
+use super::terms::{Chunk, TERM_INPUTS, WINDOW_INPUTS, chunks};
+use crate::cpu::isa::forward::{Lookup, ROW_STEP};
 use crate::cpu::isa::{Loop, Tier, vectorise};
 use crate::cpu::tiling::{Tile, tiles};
 use crate::cpu::{cache, scratch, threads};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
-/// Chunks whose offsets exist at a time.
-const CHUNKS: usize = 8;
+/// Windows whose offsets exist at a time.
+const WINDOWS: usize = 4;
 /// Floats of the sums of a task: 2 MiB, half of what a call may take for each thread.
 const SUMS: usize = 1 << 19;
 /// The fewest rows of a task where there is a choice: less would not pay for the tables.
@@ -32,10 +32,13 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     scale: &[f32],
     y: &mut [Y],
 ) {
+    if y.is_empty() {
+        return;
+    }
     let out_dim = matrix.out_dim();
     let tokens = y.len() / out_dim;
     let (token_block, row_block) = blocks::<LANES>(tokens, out_dim);
-    let chunks = chunks(matrix.layout());
+    let chunks = chunks(matrix.layout(), kernels.chunk_terms);
     let work = x.len() * out_dim;
     log::debug!("matmul: {}, blocks of {token_block} tokens by {row_block} rows, {} threads", kernels.name, threads::count());
     let product = Product { kernels, x, matrix, scale, chunks: &chunks };
@@ -78,36 +81,33 @@ impl<const LANES: usize, X: Activation, Y: Activation> Loop for Task<'_, '_, LAN
     #[inline(always)]
     fn run(self) {
         let Self { product, mut task } = self;
-        let Product { kernels, matrix, chunks, .. } = product;
+        let Product { kernels, chunks, .. } = product;
         let (rows, registers) = (task.columns.len(), task.rows.len().div_ceil(LANES));
-        let slots = chunks.iter().map(Chunk::group_slots).max().unwrap_or(1);
-        let (offsets_stride, scales_stride) = (rows * CHUNK_TERMS / 2 + GAP, rows * slots + GAP);
-        let lengths = [Lookup::<LANES>::ENTRIES * LANES, CHUNK_INPUTS * LANES, CHUNK_INPUTS * LANES, CHUNKS * scales_stride];
+        let cut = Cut::new(rows, kernels.chunk_terms, chunks);
+        let lengths = [Lookup::<LANES>::ENTRIES * LANES, WINDOW_INPUTS * LANES, WINDOW_INPUTS * LANES, cut.scales_len()];
         scratch::sums(registers * rows * LANES, |sums| {
-            scratch::operands([CHUNKS * offsets_stride], |[offsets]: [&mut [u32]; 1]| {
+            scratch::operands([cut.offsets_len()], |[offsets]: [&mut [u32]; 1]| {
                 scratch::operands(lengths, |[tables, inputs, panel, scales]: [&mut [f32]; 4]| {
                     sums.fill(0.0);
                     let sums = sums.as_chunks_mut::<LANES>().0;
                     let tables = tables.as_chunks_mut::<LANES>().0;
-                    let panel = panel.as_chunks_mut::<LANES>().0.first_chunk_mut::<CHUNK_INPUTS>().expect("inputs of a chunk");
-                    for chunks in chunks.chunks(CHUNKS) {
-                        for (pair, offsets) in chunks.chunks(2).zip(offsets.chunks_mut(2 * offsets_stride)) {
-                            let (low, high) = offsets.split_at_mut(offsets_stride);
-                            let offsets = [low, high].map(|words| &mut words.as_chunks_mut().0[..rows]);
-                            (kernels.offsets)(*matrix, task.columns.clone(), pair, offsets);
-                        }
-                        for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(scales_stride)) {
-                            product.scales_of(chunk, task.columns.clone(), scales);
-                        }
+                    let panel = panel.as_chunks_mut::<LANES>().0;
+                    for chunks in chunks.chunks(WINDOWS * cut.window_chunks) {
+                        product.read_rows(&cut, chunks, task.columns.clone(), offsets, scales);
                         for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
                             let first = task.rows.start + register * LANES;
                             let tokens = first..task.rows.end.min(first + LANES);
-                            let operands = chunks.iter().zip(offsets.chunks(offsets_stride)).zip(scales.chunks(scales_stride));
-                            for ((chunk, offsets), scales) in operands {
-                                product.panel_of(chunk, tokens.clone(), inputs, panel);
-                                (kernels.tables)(panel, chunk.terms * chunk.group_slots(), tables);
-                                let offsets = &offsets.as_chunks().0[..rows];
-                                (kernels.accumulate)(chunk, tables, offsets, &scales[..rows * chunk.group_slots()], sums);
+                            for (index, chunk) in chunks.iter().enumerate() {
+                                let place = index % cut.window_chunks;
+                                if place == 0 {
+                                    let window = &chunks[index..chunks.len().min(index + cut.window_chunks)];
+                                    product.panel_of(window, tokens.clone(), inputs, panel);
+                                }
+                                let panel = &panel[place * kernels.chunk_terms * TERM_INPUTS..][..chunk.terms * chunk.slots * TERM_INPUTS];
+                                (kernels.tables)(panel, tables);
+                                let offsets = &offsets[index * cut.offsets_stride..][..rows * kernels.chunk_terms / 2];
+                                let scales = &scales[cut.column(chunks, index)..][..rows * chunk.slots];
+                                (kernels.accumulate)(chunk, tables, offsets, scales, sums);
                             }
                         }
                     }
@@ -120,53 +120,141 @@ impl<const LANES: usize, X: Activation, Y: Activation> Loop for Task<'_, '_, LAN
     }
 }
 
+/// Where the offsets and scales of a task lie.
+struct Cut {
+    /// Chunks of a window.
+    window_chunks: usize,
+    /// Words of offsets from one chunk to the next.
+    offsets_stride: usize,
+    /// Floats from one column of scales to the next. A column belongs to a group where a chunk has no more than one, else to a
+    /// chunk, whose groups then lie side by side.
+    scales_stride: usize,
+    /// Whether columns belong to groups.
+    by_group: bool,
+}
+
+impl Cut {
+    fn new(rows: usize, chunk_terms: usize, chunks: &[Chunk]) -> Self {
+        let slots = chunks[0].slots;
+        Self {
+            window_chunks: WINDOW_INPUTS / (chunk_terms * TERM_INPUTS),
+            offsets_stride: rows.next_multiple_of(ROW_STEP) * chunk_terms / 2 + GAP,
+            scales_stride: rows * slots + GAP,
+            by_group: slots == 1,
+        }
+    }
+
+    fn offsets_len(&self) -> usize {
+        WINDOWS * self.window_chunks * self.offsets_stride
+    }
+
+    fn scales_len(&self) -> usize {
+        WINDOWS * self.window_chunks * self.scales_stride
+    }
+
+    /// The first float of the column of chunk `index`.
+    fn column(&self, chunks: &[Chunk], index: usize) -> usize {
+        self.scales_stride * if self.by_group { chunks[index].groups.start - chunks[0].groups.start } else { index }
+    }
+}
+
 impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
+    /// The offsets and scales of some chunks, for all rows of a task.
+    #[inline(always)]
+    fn read_rows(&self, cut: &Cut, chunks: &[Chunk], rows: Range<usize>, offsets: &mut [u32], scales: &mut [f32]) {
+        (self.kernels.offsets)(self.matrix, rows.clone(), chunks, offsets, cut.offsets_stride);
+        if cut.by_group {
+            let groups = chunks[0].groups.start..chunks[chunks.len() - 1].groups.end;
+            return self.columns_of(groups, rows, scales, cut.scales_stride);
+        }
+        for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(cut.scales_stride)) {
+            self.scales_of(chunk, rows.clone(), scales);
+        }
+    }
+
+    /// The scales of some groups, transposed: each group's `stride` floats after those of the one before.
+    #[inline(always)]
+    fn columns_of(&self, groups: Range<usize>, rows: Range<usize>, to: &mut [f32], stride: usize) {
+        let row_groups = self.matrix.layout().groups();
+        for (first_row, first_group) in
+            rows.clone().step_by(LANES).flat_map(|row| groups.clone().step_by(LANES).map(move |group| (row, group)))
+        {
+            let from = &self.scale[first_row * row_groups + first_group..];
+            let (place, column) = (first_row - rows.start, first_group - groups.start);
+            let (height, width) = (LANES.min(rows.end - first_row), LANES.min(groups.end - first_group));
+            if height == LANES && from.len() >= (LANES - 1) * row_groups + LANES {
+                let to = &mut to[column * stride + place..];
+                let length = to.len().min((width - 1) * stride + LANES);
+                (self.kernels.transpose)(from, row_groups, &mut to[..length], stride);
+            } else {
+                for (row, from) in from.chunks(row_groups).take(height).enumerate() {
+                    for (group, &scale) in from[..width].iter().enumerate() {
+                        to[(column + group) * stride + place + row] = scale;
+                    }
+                }
+            }
+        }
+    }
+
     /// The scales of the group slots of a chunk, `[rows, slots]`, 0 where a slot has no group.
     #[inline(always)]
     fn scales_of(&self, chunk: &Chunk, rows: Range<usize>, to: &mut [f32]) {
         let groups = self.matrix.layout().groups();
-        for (row, to) in rows.zip(to.chunks_exact_mut(chunk.group_slots())) {
-            let (scales, rest) = to.split_at_mut(chunk.groups.len());
-            scales.copy_from_slice(&self.scale[row * groups..][chunk.groups.clone()]);
-            rest.fill(0.0);
+        for (row, to) in rows.zip(to.chunks_exact_mut(chunk.slots)) {
+            let scales = &self.scale[row * groups..][chunk.groups.clone()];
+            for (slot, to) in to.iter_mut().enumerate() {
+                *to = scales.get(slot).copied().unwrap_or(0.0);
+            }
         }
     }
 
-    /// The inputs of a chunk for up to `LANES` tokens, transposed, 0 where there is none.
+    /// The inputs of the chunks of a window for up to `LANES` tokens, transposed, 0 where there is none.
     #[inline(always)]
-    fn panel_of(&self, chunk: &Chunk, tokens: Range<usize>, inputs: &mut [f32], panel: &mut [[f32; LANES]; CHUNK_INPUTS]) {
-        let in_dim = self.matrix.layout().in_dim();
-        let (rows, _) = inputs.as_chunks_mut::<CHUNK_INPUTS>();
-        if tokens.len() < LANES || !chunk.is_full() {
+    fn panel_of(&self, window: &[Chunk], tokens: Range<usize>, inputs: &mut [f32], panel: &mut [[f32; LANES]]) {
+        let (in_dim, width) = (self.matrix.layout().in_dim(), self.kernels.chunk_terms * TERM_INPUTS);
+        let (rows, _) = inputs.as_chunks_mut::<WINDOW_INPUTS>();
+        let full = window.len() * width == WINDOW_INPUTS && window.iter().all(|chunk| chunk.fills(width));
+        if tokens.len() < LANES || !full {
             rows.as_flattened_mut().fill(0.0);
         }
         for (token, row) in tokens.zip(rows.iter_mut()) {
             let x = &self.x[token * in_dim..][..in_dim];
-            for (position, inputs) in chunk.inputs() {
-                let length = inputs.len();
-                X::widen(&x[inputs], &mut row[position..position + length]);
+            if full {
+                let first = window[0].first_input();
+                X::widen(&x[first..first + WINDOW_INPUTS], row);
+                continue;
+            }
+            for (chunk, row) in window.iter().zip(row.chunks_exact_mut(width)) {
+                for (position, inputs) in chunk.inputs() {
+                    let length = inputs.len();
+                    X::widen(&x[inputs], &mut row[position..position + length]);
+                }
             }
         }
         for (column, square) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            (self.kernels.transpose)(&inputs[column * LANES..], CHUNK_INPUTS, square);
+            (self.kernels.transpose)(&inputs[column * LANES..], WINDOW_INPUTS, square.as_flattened_mut(), LANES);
         }
     }
 }
 
+/// Lines up a square of sums with the lines of a cache.
+#[repr(align(64))]
+struct Square<const LANES: usize>([[f32; LANES]; LANES]);
+
 /// Writes the sums `[rows][lanes]` of up to `LANES` tokens to their pieces of the result.
 #[inline(always)]
 fn store<const LANES: usize, Y: Activation>(kernels: &Lookup<LANES>, sums: &[[f32; LANES]], pieces: &mut [&mut [Y]]) {
-    let mut square = [[0.0; LANES]; LANES];
-    let mut edge = square;
+    let mut square = Square([[0.0; LANES]; LANES]);
+    let mut edge = Square([[0.0; LANES]; LANES]);
     for (block, sums) in sums.chunks(LANES).enumerate() {
         let sums = if sums.len() == LANES {
             sums
         } else {
-            edge[..sums.len()].copy_from_slice(sums);
-            &edge
+            edge.0[..sums.len()].copy_from_slice(sums);
+            &edge.0
         };
-        (kernels.transpose)(sums.as_flattened(), LANES, &mut square);
-        for (piece, lane) in pieces.iter_mut().zip(&square) {
+        (kernels.transpose)(sums.as_flattened(), LANES, square.0.as_flattened_mut(), LANES);
+        for (piece, lane) in pieces.iter_mut().zip(&square.0) {
             let start = block * LANES;
             let length = LANES.min(piece.len() - start);
             Y::narrow(&lane[..length], &mut piece[start..start + length]);

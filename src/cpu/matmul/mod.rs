@@ -1,5 +1,6 @@
 //! The fused unpack-scale-matmul `y = x (S T)^t`.
 
+mod bytes;
 mod decode;
 mod lookup;
 pub(crate) mod terms;
@@ -8,6 +9,9 @@ use super::isa::Tier;
 use super::isa::forward::{Forward, Lanes};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
+
+/// The most tokens that look up bytes together.
+const MOST_LANES: usize = 8;
 
 /// `y[m, o] = sum over i of x[m, i] * scale[o, i / group_size] * T[o, i]`, summed in float32.
 ///
@@ -34,11 +38,56 @@ pub fn matmul_on<X: Activation, Y: Activation>(tier: Tier, x: &[X], matrix: Tern
         return;
     }
     let forward = Forward::of(tier);
-    if tokens <= forward.decode.most_tokens {
-        return decode::matmul(forward.decode, x, matrix, scale, y);
-    }
+    let (lookup_in, rest_in) = x.split_at(forward.tokens_looked_up(tokens) * layout.in_dim());
+    let (lookup_out, rest_out) = y.split_at_mut(lookup_in.len() / layout.in_dim() * out_dim);
     match forward.lookup {
-        Lanes::Eight(kernels) => lookup::matmul(tier, kernels, x, matrix, scale, y),
-        Lanes::Sixteen(kernels) => lookup::matmul(tier, kernels, x, matrix, scale, y),
+        Some(Lanes::Eight(kernels)) => lookup::matmul(tier, kernels, lookup_in, matrix, scale, lookup_out),
+        Some(Lanes::Sixteen(kernels)) => lookup::matmul(tier, kernels, lookup_in, matrix, scale, lookup_out),
+        None => {}
+    }
+    if let Some(kernels) = forward.decode.filter(|kernels| rest_in.len() <= kernels.most_tokens * layout.in_dim()) {
+        return decode::matmul(kernels, rest_in, matrix, scale, rest_out);
+    }
+    for (x, y) in rest_in.chunks(MOST_LANES * layout.in_dim()).zip(rest_out.chunks_mut(MOST_LANES * out_dim)) {
+        match y.len() / out_dim {
+            1 => bytes::matmul::<1, X, Y>(tier, x, matrix, scale, y),
+            2..=4 => bytes::matmul::<4, X, Y>(tier, x, matrix, scale, y),
+            _ => bytes::matmul::<MOST_LANES, X, Y>(tier, x, matrix, scale, y),
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::forward::lookup_of_terms;
+    use crate::trits::GroupLayout;
+
+    #[test]
+    fn chunks_of_four_and_of_eight_terms_give_the_sums_of_the_byte_tables() {
+        if !Tier::Avx512.is_available() {
+            return eprintln!("this machine has no AVX-512: chunks of four terms were not run");
+        }
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for group_size in [1, 4, 7, 8, 12, 16, 20, 24, 32, 33, 40, 64, 100, 333] {
+            let (tokens, in_dim, out_dim) = (8, 333, 37);
+            let layout = GroupLayout::new(in_dim, group_size).expect("a lawful layout");
+            let packed: Vec<u8> = (0..out_dim * layout.row_bytes()).map(|_| random(243) as u8).collect();
+            let scale: Vec<f32> = (0..out_dim * layout.groups()).map(|_| 1.0 / (1 + random(4)) as f32).collect();
+            let x: Vec<f32> = (0..tokens * in_dim).map(|_| random(65) as f32 / 32.0 - 1.0).collect();
+            let matrix = TernaryMatrix::new(&packed, out_dim, layout);
+            let mut wanted = vec![0f32; tokens * out_dim];
+            bytes::matmul::<8, _, _>(Tier::Portable, &x, matrix, &scale, &mut wanted);
+            for terms in [4, 8] {
+                let mut y = vec![f32::NAN; tokens * out_dim];
+                lookup::matmul(Tier::Avx512, lookup_of_terms(terms), &x, matrix, &scale, &mut y);
+                let close = y.iter().zip(&wanted).all(|(y, wanted)| (y - wanted).abs() <= 1e-4);
+                assert!(close, "{terms} terms, groups of {group_size}: {y:?}, wanted {wanted:?}");
+            }
+        }
     }
 }

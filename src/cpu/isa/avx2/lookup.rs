@@ -2,15 +2,21 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::isa::forward::{Lookup, Offsets, TERM_SUMS};
+use crate::cpu::isa::forward::{Lookup, TERM_SUMS};
 use crate::cpu::isa::portable;
-use crate::cpu::matmul::terms::{CHUNK_INPUTS, CHUNK_TERMS, Chunk, TERM_INPUTS};
+use crate::cpu::matmul::terms::{Chunk, MOST_TERMS, TERM_INPUTS};
 
 const LANES: usize = 8;
 
 /// The AVX2 product by look-up.
-pub static LOOKUP: Lookup<LANES> =
-    Lookup { name: "avx2 lookup, 8 lanes", offsets: portable::lookup::offsets, tables, accumulate, transpose: portable::lookup::transpose };
+pub static LOOKUP: Lookup<LANES> = Lookup {
+    name: "avx2 lookup, 8 lanes",
+    chunk_terms: MOST_TERMS,
+    offsets: portable::lookup::offsets,
+    tables,
+    accumulate,
+    transpose: portable::lookup::transpose,
+};
 
 /// The nine signed sums of two inputs, the first one's coefficient fastest.
 #[inline]
@@ -21,14 +27,14 @@ fn pair(a: __m256, b: __m256) -> [__m256; 9] {
     [minus(sum), minus(b), difference, minus(a), zero, a, minus(difference), b, sum]
 }
 
-pub fn tables(panel: &[[f32; LANES]; CHUNK_INPUTS], terms: usize, tables: &mut [[f32; LANES]]) {
+fn tables(panel: &[[f32; LANES]], tables: &mut [[f32; LANES]]) {
     // SAFETY: the table with this function is handed out only where the machine has the tier.
-    unsafe { tables_of_terms(panel, terms, tables) }
+    unsafe { tables_of_terms(panel, tables) }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn tables_of_terms(panel: &[[f32; LANES]; CHUNK_INPUTS], terms: usize, tables: &mut [[f32; LANES]]) {
-    for (inputs, table) in panel.as_chunks::<TERM_INPUTS>().0.iter().zip(tables.as_chunks_mut::<TERM_SUMS>().0).take(terms) {
+fn tables_of_terms(panel: &[[f32; LANES]], tables: &mut [[f32; LANES]]) {
+    for (inputs, table) in panel.as_chunks::<TERM_INPUTS>().0.iter().zip(tables.as_chunks_mut::<TERM_SUMS>().0) {
         // SAFETY: an input has 8 lanes.
         let [a, b, c, d] = inputs.each_ref().map(|lanes| unsafe { _mm256_loadu_ps(lanes.as_ptr()) });
         let (low, high) = (pair(a, b), pair(c, d));
@@ -41,18 +47,20 @@ fn tables_of_terms(panel: &[[f32; LANES]; CHUNK_INPUTS], terms: usize, tables: &
     }
 }
 
-pub fn accumulate(chunk: &Chunk, tables: &[[f32; LANES]], offsets: &[Offsets], scales: &[f32], sums: &mut [[f32; LANES]]) {
-    assert!(tables.len() >= Lookup::<LANES>::ENTRIES && chunk.terms * chunk.group_slots() <= CHUNK_TERMS);
+fn accumulate(chunk: &Chunk, tables: &[[f32; LANES]], offsets: &[u32], scales: &[f32], sums: &mut [[f32; LANES]]) {
+    assert!(tables.len() >= Lookup::<LANES>::ENTRIES && chunk.terms * chunk.slots <= MOST_TERMS);
+    let offsets = offsets.as_chunks().0;
     // SAFETY: the tables were just measured, and the table with this function is handed out only where the machine has the tier.
     unsafe {
-        match chunk.terms {
-            1 => rows::<1, 8>(tables, offsets, scales, sums),
-            2 => rows::<2, 4>(tables, offsets, scales, sums),
-            3 => rows::<3, 2>(tables, offsets, scales, sums),
-            4 => rows::<4, 2>(tables, offsets, scales, sums),
-            5 => rows::<5, 1>(tables, offsets, scales, sums),
-            6 => rows::<6, 1>(tables, offsets, scales, sums),
-            7 => rows::<7, 1>(tables, offsets, scales, sums),
+        match (chunk.terms, chunk.slots) {
+            (1, _) => rows::<1, 8>(tables, offsets, scales, sums),
+            (2, _) => rows::<2, 4>(tables, offsets, scales, sums),
+            (3, _) => rows::<3, 2>(tables, offsets, scales, sums),
+            (4, 1) => rows::<4, 1>(tables, offsets, scales, sums),
+            (4, _) => rows::<4, 2>(tables, offsets, scales, sums),
+            (5, _) => rows::<5, 1>(tables, offsets, scales, sums),
+            (6, _) => rows::<6, 1>(tables, offsets, scales, sums),
+            (7, _) => rows::<7, 1>(tables, offsets, scales, sums),
             _ => rows::<8, 1>(tables, offsets, scales, sums),
         }
     }
@@ -65,7 +73,7 @@ pub fn accumulate(chunk: &Chunk, tables: &[[f32; LANES]], offsets: &[Offsets], s
 #[target_feature(enable = "avx2,fma")]
 unsafe fn rows<const TERMS: usize, const SLOTS: usize>(
     tables: &[[f32; LANES]],
-    offsets: &[Offsets],
+    offsets: &[[u32; MOST_TERMS / 2]],
     scales: &[f32],
     sums: &mut [[f32; LANES]],
 ) {

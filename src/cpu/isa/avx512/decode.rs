@@ -1,8 +1,8 @@
 //! The product of few tokens with rows in lanes: 16 rows look up the sums of three and of two inputs in registers.
 //!
-//! The bytes of 16 rows are transposed so that a dword lane belongs to one row. Two byte tables split each packed byte into its
-//! low three digits (0..27) and its high two (0..9), which index the sums of the byte's five inputs in one two-register and one
-//! one-register permutation. A block of bytes stays small enough for the tables of its inputs to lie in the L1 cache while many
+//! The bytes of 16 rows are transposed so that a dword lane belongs to one row. A byte table gives the low three digits of each
+//! packed byte (0..27) and a multiplication its high two (0..9), which index the sums of the byte's five inputs in one
+//! two-register and one one-register permutation. A block of bytes stays small enough for the tables of its inputs to lie in the L1 cache while many
 //! rows pass over it.
 
 use std::arch::x86_64::*;
@@ -25,21 +25,30 @@ const LOW_SUMS: usize = 32;
 /// Sums of one byte: those of the low three inputs and those of the high two.
 const BYTE_SUMS: usize = LOW_SUMS + LANES;
 /// Tokens that share a pass.
-const TOKENS: usize = 4;
+const TOKENS: usize = 2;
 
 /// The AVX-512 product of few tokens.
-pub static DECODE: Decode = Decode { name: "avx512 decode", most_tokens: 8, tokens_at_once: TOKENS, table_len, tables, rows };
+pub static DECODE: Decode = Decode { name: "avx512 decode", most_tokens: 5, tokens_at_once: TOKENS, table_len, tables, rows };
 
-/// `[low three digits, high two]` of every byte; bytes above 242 read modulo 243.
-static INDICES: [[u8; 256]; 2] = {
-    let mut indices = [[0; 256]; 2];
+/// The low three digits of every byte, 0..27; bytes above 242 read modulo 243.
+static LOW: [u8; 256] = {
+    let mut low = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        indices[0][byte] = (byte % 243 % 27) as u8;
-        indices[1][byte] = (byte % 243 / 27) as u8;
+        low[byte] = (byte % 243 % 27) as u8;
         byte += 1;
     }
-    indices
+    low
+};
+
+/// The high two digits of a byte are `(HIGH byte) >> 16`; those of bytes above 242 are 9 at most.
+const HIGH: i16 = 19 << 7;
+const _: () = {
+    let mut byte = 0;
+    while byte < 243 {
+        assert!((byte * HIGH as u32) >> 16 == byte / 27);
+        byte += 1;
+    }
 };
 
 /// Trit `place` of every index 0..32, for tables of sums.
@@ -67,17 +76,24 @@ fn tables(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
 
 #[target_feature(enable = "avx512f")]
 fn tables_of_bytes(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
+    // SAFETY: the arrays have 32 floats each.
+    let trits = unsafe { TRITS.each_ref().map(|trits| (_mm512_loadu_ps(trits.as_ptr()), _mm512_loadu_ps(trits.as_ptr().add(LANES)))) };
+    let [(first, first_end), (second, second_end), (third, third_end)] = trits;
     let groups = x.chunks(layout.group_size()).zip(tables.chunks_exact_mut(layout.group_bytes() * BYTE_SUMS));
     for (inputs, tables) in groups {
         let mut inputs = inputs.chunks(TRITS_PER_BYTE);
         for table in tables.as_chunks_mut::<BYTE_SUMS>().0 {
-            let inputs = inputs.next().unwrap_or_default();
-            let input = |place: usize| inputs.get(place).copied().unwrap_or(0.0);
-            for (index, sum) in table.iter_mut().enumerate() {
-                *sum = match index.checked_sub(LOW_SUMS) {
-                    None => TRITS[0][index] * input(0) + TRITS[1][index] * input(1) + TRITS[2][index] * input(2),
-                    Some(index) => TRITS[0][index] * input(3) + TRITS[1][index] * input(4),
-                };
+            let mut five = [0.0; TRITS_PER_BYTE];
+            if let Some(inputs) = inputs.next() {
+                five[..inputs.len()].copy_from_slice(inputs);
+            }
+            let [a, b, c, d, e] = [five[0], five[1], five[2], five[3], five[4]].map(|input| _mm512_set1_ps(input));
+            let low = _mm512_fmadd_ps(third, c, _mm512_fmadd_ps(second, b, _mm512_mul_ps(first, a)));
+            let low_end = _mm512_fmadd_ps(third_end, c, _mm512_fmadd_ps(second_end, b, _mm512_mul_ps(first_end, a)));
+            let high = _mm512_fmadd_ps(second, e, _mm512_mul_ps(first, d));
+            for (to, sums) in table.as_chunks_mut::<LANES>().0.iter_mut().zip([low, low_end, high]) {
+                // SAFETY: a register has 16 floats.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr(), sums) };
             }
         }
     }
@@ -91,6 +107,8 @@ struct Block {
     segment_bytes: usize,
     /// Whether only the low three digits of the last byte of a segment matter.
     half: bool,
+    /// For each byte of the transposed block its byte in the row, so that every segment starts at a dword.
+    spread: [u8; BLOCK_BYTES],
 }
 
 impl Block {
@@ -98,27 +116,22 @@ impl Block {
     fn all(layout: GroupLayout) -> Vec<Block> {
         let (groups, bytes) = (layout.groups(), layout.group_bytes());
         let half = (layout.group_len(0) - 1) % TRITS_PER_BYTE < 3;
-        if bytes <= BLOCK_BYTES {
-            let segments = LANES / bytes.div_ceil(WORD);
-            let block = |group: usize| Block {
-                first_byte: group * bytes,
-                first_group: group,
-                segments: segments.min(groups - group),
-                segment_bytes: bytes,
-                half,
-            };
-            return (0..groups).step_by(segments).map(block).collect();
-        }
-        let parts = |group: usize| {
-            (0..bytes).step_by(BLOCK_BYTES).map(move |first| Block {
+        let segments = (LANES / bytes.div_ceil(WORD)).max(1);
+        let whole = spread(segments, bytes.min(BLOCK_BYTES));
+        let starts = (0..groups).step_by(segments).flat_map(|group| (0..bytes).step_by(BLOCK_BYTES).map(move |first| (group, first)));
+        let block = |(group, first): (usize, usize)| {
+            let (segments, segment_bytes) = (segments.min(groups - group), BLOCK_BYTES.min(bytes - first));
+            Block {
                 first_byte: group * bytes + first,
                 first_group: group,
-                segments: 1,
-                segment_bytes: BLOCK_BYTES.min(bytes - first),
+                segments,
+                segment_bytes,
                 half: half && first + BLOCK_BYTES >= bytes,
-            })
+                // Bytes beyond the last segment are anything.
+                spread: if segment_bytes == bytes.min(BLOCK_BYTES) { whole } else { spread(segments, segment_bytes) },
+            }
         };
-        (0..groups).flat_map(parts).collect()
+        starts.map(block).collect()
     }
 
     fn bytes(&self) -> usize {
@@ -129,15 +142,15 @@ impl Block {
     fn words(&self) -> usize {
         self.segment_bytes.div_ceil(WORD)
     }
+}
 
-    /// For each byte of the transposed block its byte in the row, so that every segment starts at a dword.
-    fn spread(&self) -> [u8; BLOCK_BYTES] {
-        let width = self.words() * WORD;
-        std::array::from_fn(|byte| {
-            let (segment, position) = (byte / width, byte % width);
-            if segment < self.segments && position < self.segment_bytes { (segment * self.segment_bytes + position) as u8 } else { 0 }
-        })
-    }
+/// The [`Block::spread`] of some segments.
+fn spread(segments: usize, segment_bytes: usize) -> [u8; BLOCK_BYTES] {
+    let width = segment_bytes.next_multiple_of(WORD);
+    std::array::from_fn(|byte| {
+        let (segment, position) = (byte / width, byte % width);
+        if segment < segments && position < segment_bytes { (segment * segment_bytes + position) as u8 } else { 0 }
+    })
 }
 
 fn rows(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, tables: &[f32], sums: &mut [f32]) {
@@ -159,8 +172,6 @@ fn rows(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, tables: &[
             unsafe {
                 match tokens {
                     1 => product.add_block::<1>(block, rows.clone(), sums),
-                    2 => product.add_block::<2>(block, rows.clone(), sums),
-                    3 => product.add_block::<3>(block, rows.clone(), sums),
                     TOKENS => product.add_block::<TOKENS>(block, rows.clone(), sums),
                     _ => unreachable!("1 to {TOKENS} tokens at once"),
                 }
@@ -177,25 +188,6 @@ struct Product<'a> {
     /// The first row of the sums, and how many they are for each token.
     first_row: usize,
     row_count: usize,
-}
-
-/// The byte tables of [`INDICES`] in registers.
-#[derive(Clone, Copy)]
-struct Indices {
-    low: [__m512i; 4],
-    high: [__m512i; 4],
-}
-
-impl Indices {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    fn new() -> Self {
-        let [low, high] = INDICES.each_ref().map(|table| {
-            let parts = table.as_chunks::<64>().0;
-            [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])]
-        });
-        Self { low, high }
-    }
 }
 
 impl Product<'_> {
@@ -230,8 +222,9 @@ impl Product<'_> {
         rows: Range<usize>,
         sums: &mut [f32],
     ) {
-        let indices = Indices::new();
-        let spread = load(&block.spread());
+        let parts = LOW.as_chunks::<64>().0;
+        let low = [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])];
+        let spread = load(&block.spread);
         let whole_words = (block.segment_bytes - usize::from(HALF)) / WORD;
         let words = block.words();
         let row_bytes = self.matrix.layout().row_bytes();
@@ -249,12 +242,12 @@ impl Product<'_> {
                 let mut partial = [[_mm512_setzero_ps(); 2]; TOKENS];
                 for &word in &packed[..whole_words] {
                     // SAFETY: the tables of a token go on for the bytes of its row.
-                    unsafe { add_word::<TOKENS, WORD, false>(&indices, word, table, table_len, &mut partial) };
+                    unsafe { add_word::<TOKENS, WORD, false>(&low, word, table, table_len, &mut partial) };
                     table = table.wrapping_add(WORD * BYTE_SUMS);
                 }
                 if TAIL > 0 || HALF {
                     // SAFETY: as above.
-                    unsafe { add_word::<TOKENS, TAIL, HALF>(&indices, packed[whole_words], table, table_len, &mut partial) };
+                    unsafe { add_word::<TOKENS, TAIL, HALF>(&low, packed[whole_words], table, table_len, &mut partial) };
                 }
                 for (total, [low, high]) in total.iter_mut().zip(partial) {
                     *total = _mm512_fmadd_ps(_mm512_add_ps(low, high), scales[segment], *total);
@@ -299,11 +292,13 @@ impl Product<'_> {
         let row_bytes = self.matrix.layout().row_bytes();
         let mask = u64::MAX >> (BLOCK_BYTES - block.bytes());
         let first = self.matrix.bytes().as_ptr().wrapping_add(start * row_bytes + block.first_byte);
-        transpose_16x16(std::array::from_fn(|lane| {
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (lane, row) in rows.iter_mut().enumerate() {
             // SAFETY: the row exists, and the mask ends with the block.
             let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, first.wrapping_add(lane.min(count - 1) * row_bytes).cast()) };
-            _mm512_permutexvar_epi8(spread, bytes)
-        }))
+            *row = _mm512_permutexvar_epi8(spread, bytes);
+        }
+        transpose_16x16(rows)
     }
 
     /// The scales of the segments of a block, a row per lane; lanes past `count` repeat the last row.
@@ -315,21 +310,27 @@ impl Product<'_> {
     unsafe fn scales_of(&self, block: &Block, start: usize, count: usize) -> [__m512; LANES] {
         let groups = self.matrix.layout().groups();
         let first = self.scale.as_ptr().wrapping_add(start * groups + block.first_group);
-        let row = |lane: usize| first.wrapping_add(lane.min(count - 1) * groups);
         let mut scales = [_mm512_setzero_ps(); LANES];
         if block.segments <= 8 {
             let mask = u8::MAX >> (8 - block.segments);
-            let halves = std::array::from_fn(|lane| {
+            let mut halves = [_mm512_setzero_ps(); 8];
+            for (lane, half) in halves.iter_mut().enumerate() {
+                let [low, high] = [lane, lane + 8].map(|lane| first.wrapping_add(lane.min(count - 1) * groups));
                 // SAFETY: the rows exist, and the mask ends with the block.
-                let (low, high) = unsafe { (_mm256_maskz_loadu_ps(mask, row(lane)), _mm256_maskz_loadu_ps(mask, row(lane + 8))) };
-                _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
-            });
+                let (low, high) = unsafe { (_mm256_maskz_loadu_ps(mask, low), _mm256_maskz_loadu_ps(mask, high)) };
+                *half = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
+            }
             scales[..8].copy_from_slice(&transpose_16x8(halves));
         } else {
             let mask = u16::MAX >> (LANES - block.segments);
-            // SAFETY: as above.
-            let rows = std::array::from_fn(|lane| unsafe { _mm512_maskz_loadu_epi32(mask, row(lane).cast()) });
-            scales = transpose_16x16(rows).map(|column| _mm512_castsi512_ps(column));
+            let mut rows = [_mm512_setzero_si512(); LANES];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                // SAFETY: as above.
+                *row = unsafe { _mm512_maskz_loadu_epi32(mask, first.wrapping_add(lane.min(count - 1) * groups).cast()) };
+            }
+            for (scale, column) in scales.iter_mut().zip(transpose_16x16(rows)) {
+                *scale = _mm512_castsi512_ps(column);
+            }
         }
         scales
     }
@@ -343,26 +344,50 @@ impl Product<'_> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 unsafe fn add_word<const TOKENS: usize, const BYTES: usize, const HALF: bool>(
-    indices: &Indices,
+    low: &[__m512i; 4],
     word: __m512i,
     table: *const f32,
     table_len: usize,
     sums: &mut [[__m512; 2]; TOKENS],
 ) {
-    let (mut low, mut high) = (look_up(&indices.low, word), look_up(&indices.high, word));
+    let low = bytes_of(look_up(low, word));
+    // Two bytes to a multiplication: those at even places, then those at odd ones.
+    let even = _mm512_mulhi_epu16(_mm512_and_si512(word, _mm512_set1_epi16(0xFF)), _mm512_set1_epi16(HIGH));
+    let odd = _mm512_mulhi_epu16(odd_bytes(word), _mm512_set1_epi16(HIGH));
+    let high = [even, odd, upper_halves(even), upper_halves(odd)];
     for byte in 0..BYTES + usize::from(HALF) {
         for (token, [low_sum, high_sum]) in sums.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the table.
             unsafe {
                 let table = table.add(token * table_len + byte * BYTE_SUMS);
                 let (first, second) = (_mm512_loadu_ps(table), _mm512_loadu_ps(table.add(LANES)));
-                *low_sum = _mm512_add_ps(*low_sum, _mm512_permutex2var_ps(first, low, second));
+                *low_sum = _mm512_add_ps(*low_sum, _mm512_permutex2var_ps(first, low[byte], second));
                 if byte < BYTES {
-                    *high_sum = _mm512_add_ps(*high_sum, _mm512_permutexvar_ps(high, _mm512_loadu_ps(table.add(LOW_SUMS))));
+                    *high_sum = _mm512_add_ps(*high_sum, _mm512_permutexvar_ps(high[byte], _mm512_loadu_ps(table.add(LOW_SUMS))));
                 }
             }
         }
-        low = _mm512_srli_epi32::<8>(low);
-        high = _mm512_srli_epi32::<8>(high);
     }
+}
+
+/// The upper halves of dwords, by a multiplication: shifts share the execution ports of the permutations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn upper_halves(words: __m512i) -> __m512i {
+    _mm512_madd_epi16(words, _mm512_set1_epi32(1 << 16))
+}
+
+/// The upper bytes of words, by a multiplication too.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn odd_bytes(words: __m512i) -> __m512i {
+    _mm512_maddubs_epi16(words, _mm512_set1_epi16(1 << 8))
+}
+
+/// Each byte of dwords in the lowest byte of a dword, with anything above it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn bytes_of(words: __m512i) -> [__m512i; WORD] {
+    let odd = odd_bytes(words);
+    [words, odd, upper_halves(words), upper_halves(odd)]
 }

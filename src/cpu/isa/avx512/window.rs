@@ -112,6 +112,11 @@ impl Window {
     pub fn places(&self) -> [u8; WIDTH] {
         std::array::from_fn(|lane| if self.select[lane] < 64 { 1 << (self.shift[lane] % 8 / 2) } else { 1 << 4 })
     }
+
+    /// The first byte of a row that it needs.
+    pub fn first_byte(&self) -> usize {
+        self.first_byte
+    }
 }
 
 /// For each lane of a window which byte it takes in each of four rows, and where in it.

@@ -1,7 +1,6 @@
 //! Plain Rust in shapes that compilers turn into vectors. It serves aarch64 too, where Advanced SIMD and fused multiply-add
 //! belong to every processor and need no dispatch: only the tile differs.
 
-pub(super) mod decode;
 pub(super) mod lookup;
 pub(super) mod panel;
 mod product;
