@@ -234,7 +234,7 @@ impl Product<'_> {
             let count = LANES.min(rows.end - start);
             self.prefetch(block, &rows, start);
             // SAFETY: the rows exist.
-            let (packed, scales) = unsafe { (self.words_of(block, start, count, spread), self.scales_of(block, start, count)) };
+            let (scales, packed) = unsafe { (self.scales_of(block, start, count), self.words_of(block, start, count, spread)) };
             let lanes = u16::MAX >> (LANES - count);
             let mut total = [_mm512_setzero_ps(); TOKENS];
             for (segment, packed) in packed.chunks(words).take(block.segments).enumerate() {
