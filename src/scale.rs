@@ -33,7 +33,7 @@ fn exp2(x: f32) -> f32 {
     const HI: f32 = std::f32::consts::LN_2;
     const LO: f32 = (std::f64::consts::LN_2 - HI as f64) as f32;
     /// `q`: interpolates `((2^f - 1) / f - ln 2) / f` at Chebyshev points of [-1/2, 1/2]; 2^f errs by less than 2^-27.
-    const Q: [f32; 5] = [2.402_265_1e-1, 5.550_357e-2, 9.618_057e-3, 1.339_086_7e-3, 1.546_144_7e-4];
+    const Q: [f32; 5] = [2.402_265e-1, 5.550_357e-2, 9.618_057e-3, 1.339_086_7e-3, 1.546_144_7e-4];
 
     // Beyond these all results are zero or infinite, and both halves of `n` remain exponents of normal numbers.
     let rounded = x.clamp(-250.0, 250.0) + ROUNDER;

@@ -130,7 +130,9 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for_each(0..50, usize::MAX, |_| {
-                        for_each(0..10, usize::MAX, |item| drop(total.fetch_add(item, Ordering::Relaxed)));
+                        for_each(0..10, usize::MAX, |item| {
+                            total.fetch_add(item, Ordering::Relaxed);
+                        });
                     });
                 });
             }
@@ -143,7 +145,9 @@ mod tests {
         let call = || with_count(2, || for_each(0..100, usize::MAX, |item| assert!(item != 50, "item fifty")));
         assert!(std::panic::catch_unwind(call).is_err());
         let done = AtomicUsize::new(0);
-        for_each(0..100, usize::MAX, |_| drop(done.fetch_add(1, Ordering::Relaxed)));
+        for_each(0..100, usize::MAX, |_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(done.into_inner(), 100, "and later calls go on");
     }
 }
