@@ -106,8 +106,6 @@ inline float DivideRounded(float a, float b) { return a / b; }
 inline float FusedMultiplyAdd(float a, float b, float c) { return std::fma(a, b, c); }
 inline float RoundedFromInt64(int64_t value) { return float(value); }
 inline float RoundedFromUint64(uint64_t value) { return float(value); }
-inline float RoundedFromDouble(double value) { return float(value); }
-inline double PowerOfTwo(double exponent) { return std::exp2(exponent); }
 inline uint64_t HighProduct(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a)*b >> 64); }
 inline int LeadingZeros(uint64_t value) { return value ? __builtin_clzll(value) : 64; }
 inline float Truncated(float value) { return std::trunc(value); }
@@ -148,8 +146,6 @@ DEVICE float DivideRounded(float a, float b) { return __fdiv_rn(a, b); }
 DEVICE float FusedMultiplyAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE float RoundedFromInt64(int64_t value) { return __ll2float_rn(value); }
 DEVICE float RoundedFromUint64(uint64_t value) { return __ull2float_rn(value); }
-DEVICE float RoundedFromDouble(double value) { return __double2float_rn(value); }
-DEVICE double PowerOfTwo(double exponent) { return exp2(exponent); }
 DEVICE uint64_t HighProduct(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 DEVICE int LeadingZeros(uint64_t value) { return __clzll(int64_t(value)); }
 DEVICE float Truncated(float value) { return truncf(value); }

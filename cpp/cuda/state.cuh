@@ -17,6 +17,26 @@ DEVICE float RoundedProduct(uint64_t a, uint64_t b) {
   return MultiplyRounded(RoundedFromUint64(top), BitsFloat(uint32_t(127 + 64 - shift) << 23));
 }
 
+// 2^x by the operations of src/scale.rs, one by one and never fused, so that it has the bits of every other machine.
+DEVICE float PowerOfTwo(float x) {
+  constexpr float kRounder =
+      12582912.0f;  // adding and subtracting it rounds to an integer, held by its lowest bits in between
+  constexpr float kHigh = 0.69314718055994530942f, kLow = float(0.69314718055994530942 - double(kHigh));  // ln 2
+  const float q[5] = {2.4022651e-1f, 5.550357e-2f, 9.618057e-3f, 1.3390867e-3f, 1.5461447e-4f};
+  const float bounded = x < -250.0f ? -250.0f : x > 250.0f ? 250.0f : x;
+  const float rounded = AddRounded(bounded, kRounder);
+  const float f = AddRounded(bounded, -AddRounded(rounded, -kRounder));
+  const int n = int(FloatBits(rounded) - FloatBits(kRounder));
+  float sum_q = q[4];
+  for (int i = 3; i >= 0; i--) sum_q = AddRounded(q[i], MultiplyRounded(f, sum_q));
+  const float linear = MultiplyRounded(f, kHigh), sum = AddRounded(1.0f, linear);
+  const float rest = AddRounded(linear, -AddRounded(sum, -1.0f));
+  const float power =
+      AddRounded(sum, AddRounded(rest, MultiplyRounded(f, AddRounded(kLow, MultiplyRounded(f, sum_q)))));
+  const float low = BitsFloat(uint32_t((n >> 1) + 127) << 23), high = BitsFloat(uint32_t(n - (n >> 1) + 127) << 23);
+  return MultiplyRounded(MultiplyRounded(power, low), high);
+}
+
 // scale = 2^(exponent + gain * corr / (step * group_size)) in the order of operations of SPEC 12; grid (ceil(count /
 // 256), members).
 template <typename S>
@@ -33,7 +53,7 @@ struct Scale {
           DivideRounded(RoundedFromInt64(corr), RoundedProduct(uint64_t(step), uint64_t(call.group_size)));
       exponent = AddRounded(exponent, MultiplyRounded(mean, call.gain));
     }
-    const float value = step < 0 ? BitsFloat(0x7FC00000u) : RoundedFromDouble(PowerOfTwo(double(exponent)));
+    const float value = step < 0 ? BitsFloat(0x7FC00000u) : PowerOfTwo(exponent);
     Store(call.Result<S>(0, member) + i, FromFloat<S>(value));
   }
 };

@@ -541,6 +541,7 @@ pub fn register() -> Result<()> {
     for entry in TABLE {
         // SAFETY: the table holds static strings that end in NUL.
         let (call, platform) = unsafe { (CStr::from_ptr(entry.name), CStr::from_ptr(entry.platform)) };
+        // Calls on GPUs have two stages, of which this registers one.
         if platform != c"cpu" {
             continue;
         }

@@ -43,7 +43,7 @@ struct UnitBytes {
 };
 
 struct UnitArithmetic {
-  static constexpr int kWords = 12;
+  static constexpr int kWords = 10;
   static DEVICE void Run(const Call& call) {
     const int t = int(threadIdx.x);
     const float a = float(3 * t + 1), b = float(7 * t + 3), c = BitsFloat(uint32_t(t + 1) * 77u);
@@ -55,8 +55,6 @@ struct UnitArithmetic {
                                     FloatBits(FusedMultiplyAdd(a, 0.1f, -b)),
                                     FloatBits(RoundedFromInt64(-int64_t(wide >> 1))),
                                     FloatBits(RoundedFromUint64(wide)),
-                                    FloatBits(RoundedFromDouble(double(a) / 3.0)),
-                                    FloatBits(RoundedFromDouble(PowerOfTwo(double(a) / -8.0))),
                                     uint32_t(product),
                                     uint32_t(product >> 32),
                                     uint32_t(LeadingZeros(wide >> t)),

@@ -15,7 +15,7 @@ use crate::machine::{Machine, OPTIONS, registry};
 const UNITS: [(&str, usize); 11] = [
     ("UnitConversions", 32),
     ("UnitBytes", 24),
-    ("UnitArithmetic", 12),
+    ("UnitArithmetic", 10),
     ("UnitShuffles", 5),
     ("UnitCopies", 8),
     ("UnitMatrices<false>", 4),
