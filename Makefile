@@ -65,7 +65,7 @@ test-rust: $(VENV)/.group-test
 	$(CARGO) test
 
 test-python: $(VENV)/.group-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 parity: $(VENV)/.group-parity
 	$(BIN)/python tests/parity/live.py
