@@ -191,6 +191,37 @@ impl SignBits {
     }
 }
 
+/// Bytes of a piece, and pieces of a run.
+pub const PIECES: usize = 8;
+
+/// Up to eight neighbouring pieces of groups, of up to eight bytes each, and the signs of the inputs that stand there.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    /// The first byte in the row.
+    pub first_byte: usize,
+    /// How many pieces.
+    pub count: usize,
+    /// The bytes from the first one on that belong to pieces.
+    pub there: u64,
+    /// For each byte the places whose inputs are positive.
+    pub positive: [u8; 64],
+    /// For each byte the places whose inputs are negative.
+    pub negative: [u8; 64],
+    /// Piece `p` is the bytes `select[8 p ..]`, as far as bits of `taken` are set.
+    pub select: [u8; 64],
+    /// See [`Pieces::select`].
+    pub taken: u64,
+}
+
+impl Pieces {
+    /// No pieces.
+    pub const EMPTY: Self = Self { first_byte: 0, count: 0, there: 0, positive: [0; 64], negative: [0; 64], select: [0; 64], taken: 0 };
+}
+
+/// `count(pieces, matrix, rows, signs, counts)`: for each of `rows` and each piece of its row, how many trits have the sign of
+/// their input less how many have the opposite one, times the row's sign (-1, 0 or 1): `counts [rows][pieces]`.
+pub type CountPieces = fn(&[Pieces], TernaryMatrix<'_>, Range<usize>, &[i8], &mut [f32]);
+
 /// All that the backward kernels need of a tier.
 pub struct Backward {
     /// The tier.
@@ -203,6 +234,8 @@ pub struct Backward {
     pub direct: Option<&'static Direct>,
     /// The trits of some rows and up to [`BIT_COLUMNS`] columns, for each row; columns past the last one count as trit 0.
     pub trit_bits: fn(TernaryMatrix<'_>, Range<usize>, Range<usize>, &mut [TritBits]),
+    /// Counts of one token, where that is faster than bits.
+    pub count_pieces: Option<CountPieces>,
     /// The signs of up to [`BIT_COLUMNS`] gradients; what stands for further columns is anything.
     pub sign_bits: fn(&[f32], &mut SignBits),
 }

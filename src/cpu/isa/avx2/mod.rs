@@ -15,6 +15,7 @@ pub(super) fn backward() -> Backward {
         bfloat16: None,
         direct: None,
         trit_bits: portable::signs::trit_bits,
+        count_pieces: None,
         sign_bits: signs::sign_bits,
     }
 }

@@ -4,6 +4,7 @@ pub(super) mod decode;
 mod direct;
 pub(super) mod lookup;
 mod panel;
+mod pieces;
 mod product;
 mod signs;
 mod transpose;
@@ -20,6 +21,7 @@ pub(super) fn backward() -> Backward {
         bfloat16: is_x86_feature_detected!("avx512bf16").then_some(&product::BFLOAT16),
         direct: Some(&direct::DIRECT),
         trit_bits: signs::trit_bits,
+        count_pieces: Some(pieces::count_pieces),
         sign_bits: signs::sign_bits,
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::product::COLUMNS;
-use super::window::{Tables, WIDTH, Window};
+use super::window::{ROWS, Tables, WIDTH, Window};
 use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Lanes of a register of float32.
@@ -12,14 +12,14 @@ const LANES: usize = 16;
 /// Registers of a window.
 pub const PARTS: usize = WIDTH / LANES;
 
-/// The digits of the four parts of a window from its dwords, for permutations, which look at the lowest four bits of a lane.
+/// The fields of the four parts of a window from its dwords, for permutations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn parts(digits: __m512i) -> [__m512i; PARTS] {
-    [digits, _mm512_srli_epi32::<8>(digits), _mm512_srli_epi32::<16>(digits), _mm512_srli_epi32::<24>(digits)]
+fn parts(fields: __m512i) -> [__m512i; PARTS] {
+    [fields, _mm512_srli_epi32::<8>(fields), _mm512_srli_epi32::<16>(fields), _mm512_srli_epi32::<24>(fields)]
 }
 
-/// The trits of digits, for permutations: a digit and two zeros are four bits.
+/// The trits of fields, for permutations, which look at the lowest four bits of a lane: a digit and two bits of anything.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 pub fn trits() -> __m512 {
@@ -29,10 +29,10 @@ pub fn trits() -> __m512 {
 /// `S T` of a window of one row where all columns of a part lie in one group: `scale` are the scales of the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-pub fn by_parts<const GROUPS: usize>(groups: [usize; GROUPS], scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
+pub fn by_parts<const GROUPS: usize>(groups: [usize; GROUPS], scale: &[f32], fields: __m512i) -> [__m512; PARTS] {
     let tables = groups.map(|group| _mm512_mul_ps(trits(), _mm512_set1_ps(scale[group])));
-    let digits = parts(digits);
-    std::array::from_fn(|part| _mm512_permutexvar_ps(digits[part], tables[part * GROUPS / PARTS]))
+    let fields = parts(fields);
+    std::array::from_fn(|part| _mm512_permutexvar_ps(fields[part], tables[part * GROUPS / PARTS]))
 }
 
 /// For each 16 columns the group of the first one, and for each column its group from there.
@@ -41,15 +41,15 @@ type Groups = [(usize, [i32; LANES]); PARTS];
 /// `S T` of a window of one row for any groups.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn by_lanes(groups: &Groups, scale: &[f32], digits: __m512i) -> [__m512; PARTS] {
-    let digits = parts(digits);
+fn by_lanes(groups: &Groups, scale: &[f32], fields: __m512i) -> [__m512; PARTS] {
+    let fields = parts(fields);
     std::array::from_fn(|part| {
         let (first, lanes) = &groups[part];
         let scale = &scale[*first..];
         let there = if scale.len() < LANES { (1 << scale.len()) - 1 } else { u16::MAX };
         // SAFETY: `lanes` has 16 elements; the mask keeps the other load inside `scale`.
         let (lanes, scale) = unsafe { (_mm512_loadu_si512(lanes.as_ptr().cast()), _mm512_maskz_loadu_ps(there, scale.as_ptr())) };
-        _mm512_mul_ps(_mm512_permutexvar_ps(digits[part], trits()), _mm512_permutexvar_ps(lanes, scale))
+        _mm512_mul_ps(_mm512_permutexvar_ps(fields[part], trits()), _mm512_permutexvar_ps(lanes, scale))
     })
 }
 
@@ -66,7 +66,7 @@ fn groups_of_lanes(layout: GroupLayout, first: usize) -> Groups {
     })
 }
 
-/// Runs a body with the function that scales the digits of the window from `$first` on: one copy of the body for each way in
+/// Runs a body with the function that scales the fields of the window from `$first` on: one copy of the body for each way in
 /// which groups meet registers, so that none of them decides anything in its loop.
 macro_rules! with_scales {
     ($layout:expr, $first:expr, |$apply:ident| $body:expr) => {{
@@ -74,21 +74,21 @@ macro_rules! with_scales {
         let one = |count: usize| (0..WIDTH).step_by(count).all(|from| group(from) == group(from + count - 1));
         if one(2 * LANES) {
             let groups = [group(0), group(2 * LANES)];
-            let $apply = |scale: &[f32], digits: __m512i| by_parts(groups, scale, digits);
+            let $apply = |scale: &[f32], fields: __m512i| by_parts(groups, scale, fields);
             $body
         } else if one(LANES) {
             let groups: [usize; PARTS] = std::array::from_fn(|part| group(part * LANES));
-            let $apply = |scale: &[f32], digits: __m512i| by_parts(groups, scale, digits);
+            let $apply = |scale: &[f32], fields: __m512i| by_parts(groups, scale, fields);
             $body
         } else {
             let groups = groups_of_lanes($layout, $first);
-            let $apply = |scale: &[f32], digits: __m512i| by_lanes(&groups, scale, digits);
+            let $apply = |scale: &[f32], fields: __m512i| by_lanes(&groups, scale, fields);
             $body
         }
     }};
 }
 
-/// The dword lane `l` of a window holds, from its lowest byte on, the digits of columns `l`, `l + 16`, `l + 32` and `l + 48`.
+/// The dword lane `l` of a window holds, from its lowest byte on, the fields of columns `l`, `l + 16`, `l + 32` and `l + 48`.
 pub fn interleaved(lane: usize) -> usize {
     lane / PARTS + LANES * (lane % PARTS)
 }
@@ -130,13 +130,15 @@ fn unpack_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, colu
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     for (first, mut panels) in windows(&columns, panels, stride) {
         let window = Window::new(layout, first, interleaved);
+        let lanes = window.lanes();
         with_scales!(layout, first, |apply| {
-            tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
-                for (row, digits) in (first..rows.end).zip(digits) {
-                    let weights = apply(&scale[row * groups..][..groups], digits);
+            for first in rows.clone().step_by(ROWS) {
+                let fields = tables.fields(&window, &lanes, matrix.bytes(), row_bytes, first);
+                for (row, fields) in (first..rows.end).zip(fields) {
+                    let weights = apply(&scale[row * groups..][..groups], fields);
                     store(&mut panels, row - rows.start, weights.map(|weights| _mm512_castps_si512(weights)));
                 }
-            });
+            }
         });
     }
 }
@@ -161,9 +163,11 @@ fn unpack_bf16(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, col
     let high_half = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
     for (first, mut panels) in windows(&columns, panels, stride) {
         let window = Window::new(layout, first, interleaved);
+        let lanes = window.lanes();
         with_scales!(layout, first, |apply| {
-            tables.for_rows(&window, matrix.bytes(), row_bytes, rows.clone(), |first, digits| {
-                for (row, [even, odd]) in (first..rows.end).step_by(2).zip([[digits[0], digits[1]], [digits[2], digits[3]]]) {
+            for first in rows.clone().step_by(ROWS) {
+                let fields = tables.fields(&window, &lanes, matrix.bytes(), row_bytes, first);
+                for (row, [even, odd]) in (first..rows.end).step_by(2).zip([[fields[0], fields[1]], [fields[2], fields[3]]]) {
                     let even = apply(&scale[row * groups..][..groups], even);
                     let odd = match scale.get((row + 1) * groups..(row + 2) * groups) {
                         Some(scale) if row + 1 < rows.end => apply(scale, odd),
@@ -176,7 +180,7 @@ fn unpack_bf16(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, col
                     });
                     store(&mut panels, (row - rows.start) / 2, words);
                 }
-            });
+            }
         });
     }
 }

@@ -8,7 +8,7 @@ use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
 /// `[places of trit 1, places of trit -1]` of every byte, as five bits each; bytes above 242 read modulo 243.
-static SIGNS: [[u8; 256]; 2] = {
+pub static SIGNS: [[u8; 256]; 2] = {
     let mut signs = [[0; 256]; 2];
     let mut byte = 0;
     while byte < 256 {

@@ -96,7 +96,7 @@ impl Window {
         [0, 1, 2, 3].map(|row| _mm512_add_epi8(select, _mm512_set1_epi8(quarter * row)))
     }
 
-    /// What [`Tables::digits`] needs of the window, in registers.
+    /// What [`Tables::fields`] needs of the window, in registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn lanes(&self) -> Lanes {
@@ -190,23 +190,31 @@ impl Tables {
         rows: Range<usize>,
         mut body: impl FnMut(usize, [__m512i; ROWS]),
     ) {
-        let lanes = window.lanes();
+        let (lanes, three) = (window.lanes(), _mm512_set1_epi8(3));
         for row in rows.step_by(ROWS) {
-            body(row, self.digits(window, &lanes, bytes, row_bytes, row));
+            let fields = self.fields(window, &lanes, bytes, row_bytes, row);
+            body(row, fields.map(|fields| _mm512_and_si512(fields, three)));
         }
     }
 
-    /// The digits of a window in four rows from `row` on, as [`Tables::for_rows`].
+    /// Bytes whose lowest two bits are the digits of [`Tables::for_rows`] and whose other bits are anything, in four rows from
+    /// `row` on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    pub fn digits(&self, window: &Window, lanes: &Lanes, bytes: &[u8], row_bytes: usize, row: usize) -> [__m512i; ROWS] {
+    pub fn fields(&self, window: &Window, lanes: &Lanes, bytes: &[u8], row_bytes: usize, row: usize) -> [__m512i; ROWS] {
         let looked_up = self.look_up_rows(window, bytes, row_bytes, row);
-        let mut digits = lanes.select;
-        for (digits, [fields, fifth]) in digits.iter_mut().zip(looked_up) {
-            let bytes = _mm512_permutex2var_epi8(fields, *digits, fifth);
-            *digits = _mm512_and_si512(_mm512_multishift_epi64_epi8(lanes.shift, bytes), _mm512_set1_epi8(3));
-        }
-        digits
+        std::array::from_fn(|index| {
+            let [fields, fifth] = looked_up[index];
+            let bytes = _mm512_permutex2var_epi8(fields, lanes.select[index], fifth);
+            _mm512_multishift_epi64_epi8(lanes.shift, bytes)
+        })
+    }
+
+    /// What 64 bytes are in both tables.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn look_up(&self, bytes: __m512i) -> [__m512i; 2] {
+        self.0.each_ref().map(|table| look_up(table, bytes))
     }
 
     /// What the bytes of a window are in both tables, for four rows from `row` on, of `row_bytes` bytes each; where in them
@@ -217,12 +225,9 @@ impl Tables {
         let first = row * row_bytes + window.first_byte;
         if window.is_narrow() {
             let packed = sixteen_of_four(bytes, first, row_bytes);
-            [self.0.each_ref().map(|table| look_up(table, packed)); ROWS]
+            [self.look_up(packed); ROWS]
         } else {
-            [0, 1, 2, 3].map(|index| {
-                let packed = load(&bytes_at::<64>(bytes, first + index * row_bytes));
-                self.0.each_ref().map(|table| look_up(table, packed))
-            })
+            [0, 1, 2, 3].map(|index| self.look_up(load(&bytes_at::<64>(bytes, first + index * row_bytes))))
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn backward(tier: Tier) -> Backward {
         bfloat16: None,
         direct: None,
         trit_bits: signs::trit_bits,
+        count_pieces: None,
         sign_bits: signs::sign_bits,
     }
 }
