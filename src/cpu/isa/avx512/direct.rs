@@ -62,12 +62,8 @@ unsafe fn add_rows_of<const TOKENS: usize>(
         });
         for four in rows.clone().step_by(ROWS) {
             let fields = tables.fields(&window, &lanes, matrix.bytes(), layout.row_bytes(), four);
-            for index in 0..ROWS {
-                let row = four + index;
-                if row >= rows.end {
-                    break;
-                }
-                let weights = by_parts(groups_of_halves, &scale[row * groups..][..groups], fields[index]);
+            for (row, fields) in (four..rows.end).zip(fields) {
+                let weights = by_parts(groups_of_halves, &scale[row * groups..][..groups], fields);
                 for (token, tile) in tile.iter_mut().enumerate() {
                     // SAFETY: the row is one of `dy`.
                     let gradient = _mm512_set1_ps(unsafe { *dy.get_unchecked(token * matrix.out_dim() + row) });
