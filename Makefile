@@ -94,7 +94,7 @@ $(XLA)/.extension: pyproject.toml tests/xla_rs/make_extension.py | $(VENV)/.crea
 
 xla-rs: $(VENV)/.group-bindgen $(XLA)/.extension
 	$(BIN)/python python/examples/without_python.py $(XLA)/programs
-	XLA_EXTENSION_DIR=$(abspath $(XLA)/extension) $(BINDGEN) $(CARGO) rustc --release --features xla-rs --example run_hlo \
+	XLA_EXTENSION_DIR=$(abspath $(XLA)/extension) XLA_FFI_INCLUDE_DIR=$(abspath $(XLA)/extension/include) $(BINDGEN) $(CARGO) rustc --release --features xla-rs --example run_hlo \
 		--target-dir $(XLA)/target -- $(XLA_LINK)
 	TF_ENABLE_ONEDNN_OPTS=0 $(XLA)/target/release/examples/run_hlo $(XLA)/programs/infer $(XLA)/programs/train
 
