@@ -69,10 +69,8 @@ def torch_calls(w: Any, x: Any, dy: Any, threads: int) -> dict[str, measure.Call
     import torch_reference
 
     torch.set_num_threads(threads)
-    import ternax as tx
-
     layer = torch_reference.TernaryLinear(w.in_dim, w.out_dim, group_size=w.group_size)
-    layer.set_trits(np.asarray(tx.reference.unpack(w.trits, in_dim=w.in_dim, group_size=w.group_size)))
+    layer.T_packed.copy_(torch_reference.pack(torch.from_numpy(np.array(w.unpack()))))
     x_torch = torch.from_numpy(np.array(x)).requires_grad_(True)
     dy_torch = torch.from_numpy(np.array(dy))
 
