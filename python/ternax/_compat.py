@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.interpreters import ad
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 
@@ -86,10 +87,14 @@ def all_gather_rows(x: jax.Array, axes: Axes, axis: int, checked: bool) -> jax.A
     try:  # jax >= 0.10
         return lax.all_gather(x, axes, axis=axis, tiled=True, to="invarying")
     except (ValueError, AssertionError, TypeError, NotImplementedError):
-        from jax._src.lax.parallel import all_gather_invariant  # jax 0.8, 0.9: no public form
-
-        gathered: jax.Array = all_gather_invariant(x, axes, axis=axis, tiled=True)
+        parallel = importlib.import_module("jax._src.lax.parallel")  # jax 0.8, 0.9: no public form
+        gathered: jax.Array = parallel.all_gather_invariant(x, axes, axis=axis, tiled=True)
         return gathered
+
+
+def zero_tangent(x: Any) -> Any:
+    """The symbolic zero in the tangent space of ``x``. ``Zero.from_primal_value`` said the same up to jax 0.11."""
+    return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
 def explicit_spec(aval: Any, ndim: int) -> tuple[Any, ...]:

@@ -141,14 +141,14 @@ def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) 
         raise TypeError(COMPACT_ERROR)
     y = linear_p.bind(*primals, **params)
     if all(map(_is_zero, (dx, dtap, dvotes))):
-        return y, ad.Zero.from_primal_value(y)
+        return y, _compat.zero_tangent(y)
     return y, tangent_p.bind(*map(ad.instantiate_zeros, (dx, dtap, dvotes)), x, trits, scale, **params)
 
 
 def _tangent_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     y = tangent_p.bind(*primals, **params)
     if all(map(_is_zero, tangents[:3])):
-        return y, ad.Zero.from_primal_value(y)
+        return y, _compat.zero_tangent(y)
     return y, tangent_p.bind(*map(ad.instantiate_zeros, tangents[:3]), *primals[3:], **params)
 
 
@@ -224,7 +224,7 @@ def _linear_in_first(primitive: Primitive, transposed: Any) -> None:
         _no_scale_tangent(tangents[2])
         y = primitive.bind(*primals, **params)
         t = tangents[0]
-        return y, ad.Zero.from_primal_value(y) if _is_zero(t) else primitive.bind(t, *primals[1:], **params)
+        return y, _compat.zero_tangent(y) if _is_zero(t) else primitive.bind(t, *primals[1:], **params)
 
     def transpose(ct: Any, data: Any, trits: Any, scale: Any, **params: Any) -> list[Any]:
         if _is_zero(ct):
@@ -238,7 +238,7 @@ def _linear_in_first(primitive: Primitive, transposed: Any) -> None:
 
 def _correlate_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     out = correlate_p.bind(*primals, **params)
-    return out, [ad.Zero.from_primal_value(o) for o in out]
+    return out, [_compat.zero_tangent(o) for o in out]
 
 
 ad.primitive_jvps[linear_p] = _linear_jvp

@@ -222,6 +222,14 @@ def test_forward_mode_and_second_derivatives_in_x_are_those_of_the_dense_layer(b
     close(jax.hessian(ours)(x[0]), jax.hessian(theirs)(x[0]))
 
 
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit])
+def test_scores_are_step_functions_whose_derivative_in_x_is_zero(backend, w, x, dy, jit):
+    found, tangent = jit(lambda x: jax.jvp(lambda x: tx.grad(loss)(w, x, dy).score, (x,), (x,)))(x)
+    assert np.array_equal(found, scores(w, x, dy))
+    assert tangent.shape == found.shape
+    assert not np.any(tangent)
+
+
 def test_linearize_and_linear_transpose_give_the_scores(backend, w, x, dy):
     by_score = lambda score: tx.linear(dataclasses.replace(w, score=score), x)
     y, linear = jax.linearize(by_score, w.score)
