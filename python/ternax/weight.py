@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,22 @@ from ternax import _compat, limbs, primitives, reference
 Array = Any
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["trits", "exponent", "corr", "step", "score", "votes", "bias"],
-    meta_fields=["in_dim", "group_size", "gain"],
-)
+class Layout(NamedTuple):
+    """What is static in a weight: part of its pytree structure, and so of jax's messages about structures that differ."""
+
+    in_dim: int
+    group_size: int
+    gain: float
+
+    def __repr__(self) -> str:
+        """The values, and what it means when jax reports two of them."""
+        return (
+            f"in_dim={self.in_dim}, group_size={self.group_size}, gain={self.gain} (layers of one stack, scan, cond or tree_map must have "
+            "equal in_dim, group_size and gain)"
+        )
+
+
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TernaryWeight:
     """A ternary matrix ``[out, in]`` with one learned scale per group of ``group_size`` inputs: a pytree of integers.
@@ -48,6 +58,22 @@ class TernaryWeight:
     in_dim: int
     group_size: int
     gain: float = 4.0
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
+        """The leaves and the layout, for jax."""
+        leaves = self.trits, self.exponent, self.corr, self.step, self.score, self.votes, self.bias
+        return leaves, Layout(self.in_dim, self.group_size, self.gain)
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Layout]:
+        """As :meth:`tree_flatten`, each leaf with its key."""
+        leaves, layout = self.tree_flatten()
+        return tuple(zip(_KEYS, leaves, strict=True)), layout
+
+    @classmethod
+    def tree_unflatten(cls, layout: Layout, leaves: Any) -> TernaryWeight:
+        """A weight of these leaves, which need not be arrays."""
+        trits, exponent, corr, step, score, votes, bias = leaves
+        return cls(trits, exponent, corr, step, score, votes, bias, *layout)
 
     def __repr__(self) -> str:
         """Sizes only: the leaves are large, and tracers or placeholders inside of transforms."""
@@ -89,6 +115,9 @@ class TernaryWeight:
         """Bits of all leaves that are held, the zero ones and the bias included, per weight."""
         bits = sum(8 * leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
         return bits / max(1, math.prod(self.trits.shape[:-2]) * self.in_dim)
+
+
+_KEYS = tuple(jax.tree_util.GetAttrKey(f.name) for f in dataclasses.fields(TernaryWeight)[:7])
 
 
 def is_ternary(node: Any) -> bool:

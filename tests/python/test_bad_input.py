@@ -142,6 +142,27 @@ def test_sizes_of_init(sizes, name):
         tx.init(jax.random.key(0), 4, 4, group_size=0)
 
 
+MIXED = {
+    "stacked for a scan": lambda a, b: jax.tree.map(lambda *leaves: jnp.stack(leaves), a, b),
+    "carried through a scan": lambda a, b: jax.lax.scan(lambda carry, _: (b, None), a, jnp.arange(2)),
+    "chosen by a step of a scan": lambda a, b: jax.lax.scan(
+        lambda x, i: (tx.linear(jax.lax.cond(i > 0, lambda: a, lambda: b), x), None), ONES, jnp.arange(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("mix", MIXED.values(), ids=MIXED.keys())
+@pytest.mark.parametrize("change", ["group_size", "in_dim", "gain"])
+def test_layers_of_one_stack_that_differ_in_what_is_static(mix, change):
+    sizes = {"in_dim": 64, "group_size": 32, "gain": 4.0}
+    other = sizes | {change: {"group_size": 16, "in_dim": 60, "gain": 2.0}[change]}
+    layers = [tx.init(jax.random.key(0), s["in_dim"], 64, group_size=s["group_size"], gain=s["gain"]) for s in (sizes, other)]
+    wanted, found = ("in_dim={in_dim}, group_size={group_size}, gain={gain}".format(**s) for s in (sizes, other))
+    cause = r" \(layers of one stack, scan, cond or tree_map must have equal in_dim, group_size and gain\)"
+    with pytest.raises((TypeError, ValueError), match=f"(?s){wanted}{cause}.*{found}{cause}|{found}{cause}.*{wanted}{cause}"):
+        mix(*layers)
+
+
 PACKED, SCALE = np.full((8, 2, 7), 121, np.uint8), np.ones((8, 2), np.float32)
 
 
