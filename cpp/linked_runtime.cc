@@ -36,10 +36,7 @@ extern "C" const char* ternax_register(const char* name, const char* platform, v
   auto* handler = reinterpret_cast<XLA_FFI_Handler*>(execute);
   XLA_FFI_Error* error = xla::ffi::Ffi::RegisterStaticHandler(api, name, platform, handler);
   if (error == nullptr) return nullptr;
-  XLA_FFI_Error_GetMessage_Args message = {XLA_FFI_Error_GetMessage_Args_STRUCT_SIZE, nullptr, error, nullptr};
-  api->XLA_FFI_Error_GetMessage(&message);
-  const char* refusal = Refuse(message.message);
-  XLA_FFI_Error_Destroy_Args destroy = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, nullptr, error};
-  api->XLA_FFI_Error_Destroy(&destroy);
+  const char* refusal = Refuse(xla::ffi::internal::GetErrorMessage(api, error));
+  xla::ffi::internal::DestroyError(api, error);
   return refusal;
 }
