@@ -76,6 +76,7 @@ bench: $(VENV)/.group-bench
 	$(BIN)/python python/benchmarks/roofline.py
 	$(BIN)/python python/benchmarks/layer.py
 	$(BIN)/python python/benchmarks/targets.py
+	$(BIN)/python python/benchmarks/devices.py
 
 # The package as a stranger gets it: a wheel, installed where the sources are not.
 wheel: $(VENV)/.created
