@@ -107,28 +107,68 @@ impl<'a> TernaryMatrix<'a> {
     }
 }
 
-/// Packs one row of trits into `packed`, `layout.row_bytes()` long.
-pub fn pack_row(trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> {
-    if let Some(index) = trits.iter().position(|t| !(-1..=1).contains(t)) {
-        return Err(Error::Trit { argument: "trits", index, value: trits[index] });
+/// The five trits of every byte; bytes above [`MAX_BYTE`] read modulo 243.
+static TRITS_OF_BYTE: [[i8; TRITS_PER_BYTE]; 256] = {
+    let mut table = [[0; TRITS_PER_BYTE]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut place = 0;
+        while place < TRITS_PER_BYTE {
+            table[byte][place] = ((byte / PLACES[place] as usize) % 3) as i8 - 1;
+            place += 1;
+        }
+        byte += 1;
     }
+    table
+};
+
+/// The byte of up to five trits, the missing ones zero.
+#[inline(always)]
+fn pack_byte(trits: &[i8]) -> u8 {
+    trits.iter().zip(PLACES).fold(ZERO_BYTE, |byte, (&trit, place)| byte.wrapping_add_signed(trit.wrapping_mul(place as i8)))
+}
+
+/// Packs one row of trits, each -1, 0 or 1, into `packed`, `layout.row_bytes()` long.
+#[inline(always)]
+pub fn pack_row(trits: &[i8], layout: GroupLayout, packed: &mut [u8]) {
     for (group, bytes) in trits.chunks(layout.group_size()).zip(packed.chunks_exact_mut(layout.group_bytes())) {
-        for (position, byte) in bytes.iter_mut().enumerate() {
-            let digit = |place: usize| group.get(position * TRITS_PER_BYTE + place).map_or(1, |t| (t + 1) as u8);
-            *byte = PLACES.iter().enumerate().map(|(place, value)| value * digit(place)).sum();
+        let (fives, rest) = group.as_chunks::<TRITS_PER_BYTE>();
+        let (full, padded) = bytes.split_at_mut(fives.len());
+        for (byte, five) in full.iter_mut().zip(fives) {
+            *byte = pack_byte(five);
+        }
+        padded.fill(ZERO_BYTE);
+        if let Some(byte) = padded.first_mut() {
+            *byte = pack_byte(rest);
         }
     }
-    Ok(())
 }
 
 /// Unpacks one row of `layout.row_bytes()` bytes, each at most [`MAX_BYTE`], into `layout.in_dim()` trits.
+#[inline(always)]
 pub fn unpack_row(packed: &[u8], layout: GroupLayout, trits: &mut [i8]) {
     for (group, bytes) in trits.chunks_mut(layout.group_size()).zip(packed.chunks_exact(layout.group_bytes())) {
-        for (five, byte) in group.chunks_mut(TRITS_PER_BYTE).zip(bytes) {
-            for (trit, place) in five.iter_mut().zip(PLACES) {
-                *trit = ((byte / place) % 3) as i8 - 1;
-            }
+        let (fives, rest) = group.as_chunks_mut::<TRITS_PER_BYTE>();
+        for (five, &byte) in fives.iter_mut().zip(bytes) {
+            *five = TRITS_OF_BYTE[usize::from(byte)];
         }
+        if let Some(&byte) = bytes.get(fives.len()) {
+            rest.copy_from_slice(&TRITS_OF_BYTE[usize::from(byte)][..rest.len()]);
+        }
+    }
+}
+
+/// Refuses all but -1, 0 and 1.
+#[inline(always)]
+pub fn check_trits(argument: &'static str, trits: &[i8]) -> Result<()> {
+    let is_trit = |t: &i8| (-1..=1).contains(t);
+    // The whole array first: a loop without an early end becomes vectors.
+    if trits.iter().fold(true, |sound, t| sound & is_trit(t)) {
+        return Ok(());
+    }
+    match trits.iter().position(|t| !is_trit(t)) {
+        None => Ok(()),
+        Some(index) => Err(Error::Trit { argument, index, value: trits[index] }),
     }
 }
 

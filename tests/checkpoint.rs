@@ -22,7 +22,7 @@ fn flat_oracle(trits: &[i8]) -> Vec<u8> {
 fn grouped_oracle(trits: &[i8], layout: GroupLayout) -> Vec<u8> {
     let row = |row: &[i8]| {
         let mut packed = vec![0; layout.row_bytes()];
-        pack_row(row, layout, &mut packed).unwrap();
+        pack_row(row, layout, &mut packed);
         packed
     };
     trits.chunks(layout.in_dim()).flat_map(row).collect()

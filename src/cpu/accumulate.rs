@@ -10,14 +10,24 @@ const BLOCK: usize = 1 << 15;
 
 /// Checks the scores of one layer, as [`check_scores`]; nothing may be written before all layers of a call passed.
 pub fn check(score: &[f32], votes: f32, group_size: usize, wanted_votes: Option<u32>) -> Result<()> {
-    vectorise(Tier::chosen(), Check { score, votes, group_size, wanted_votes })
+    check_on(Tier::chosen(), score, votes, group_size, wanted_votes)
+}
+
+/// [`check()`] on a tier of this machine.
+pub fn check_on(tier: Tier, score: &[f32], votes: f32, group_size: usize, wanted_votes: Option<u32>) -> Result<()> {
+    vectorise(tier, Check { score, votes, group_size, wanted_votes })
 }
 
 /// Updates one layer: `corr [out, groups, 2]` by `score [out, groups]` and `step` by `votes` (SPEC 17). Check them first.
 pub fn accumulate(corr: &mut [i32], step: &mut [i32; 2], score: &[f32], votes: f32) {
+    accumulate_on(Tier::chosen(), corr, step, score, votes);
+}
+
+/// [`accumulate()`] on a tier of this machine.
+pub fn accumulate_on(tier: Tier, corr: &mut [i32], step: &mut [i32; 2], score: &[f32], votes: f32) {
     threads::for_each_block(corr, BLOCK, 3 * score.len(), |index, limbs| {
         let score = &score[index * BLOCK / 2..][..limbs.len() / 2];
-        vectorise(Tier::chosen(), Subtract { limbs, score });
+        vectorise(tier, Subtract { limbs, score });
     });
     add_votes(step, votes);
 }

@@ -1,17 +1,26 @@
 //! Trits to bytes and back.
 
+use super::isa::{Loop, Tier, vectorise};
 use super::threads;
 use crate::error::Result;
-use crate::trits::{GroupLayout, TernaryMatrix, check_bytes, pack_row, unpack_row};
+use crate::trits::{GroupLayout, TernaryMatrix, check_bytes, check_trits, pack_row, unpack_row};
 
 /// Trits that one task moves.
 const BLOCK: usize = 1 << 16;
 
 /// Packs `trits [out, in]` into `packed [out, groups, group_bytes]`; refuses anything but -1, 0 and 1.
 pub fn pack(trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> {
-    for (row, bytes) in trits.chunks_exact(layout.in_dim()).zip(packed.chunks_exact_mut(layout.row_bytes())) {
-        pack_row(row, layout, bytes)?;
-    }
+    pack_on(Tier::chosen(), trits, layout, packed)
+}
+
+/// [`pack()`] on a tier of this machine.
+pub fn pack_on(tier: Tier, trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> {
+    vectorise(tier, Check(trits))?;
+    let rows = (BLOCK / layout.in_dim()).max(1);
+    threads::for_each_block(packed, rows * layout.row_bytes(), trits.len(), |block, packed| {
+        let trits = &trits[block * rows * layout.in_dim()..];
+        vectorise(tier, Pack { trits, layout, packed });
+    });
     Ok(())
 }
 
@@ -26,4 +35,35 @@ pub fn unpack(matrix: TernaryMatrix<'_>, trits: &mut [i8]) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// [`check_trits`] as vectors.
+struct Check<'a>(&'a [i8]);
+
+impl Loop for Check<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn run(self) -> Result<()> {
+        check_trits("trits", self.0)
+    }
+}
+
+/// [`pack_row`] for the rows of a task.
+struct Pack<'a> {
+    trits: &'a [i8],
+    layout: GroupLayout,
+    packed: &'a mut [u8],
+}
+
+impl Loop for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { trits, layout, packed } = self;
+        for (row, bytes) in trits.chunks_exact(layout.in_dim()).zip(packed.chunks_exact_mut(layout.row_bytes())) {
+            pack_row(row, layout, bytes);
+        }
+    }
 }
