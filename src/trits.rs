@@ -108,7 +108,7 @@ impl<'a> TernaryMatrix<'a> {
 }
 
 /// The five trits of every byte; bytes above [`MAX_BYTE`] read modulo 243.
-static TRITS_OF_BYTE: [[i8; TRITS_PER_BYTE]; 256] = {
+pub(crate) const TRITS_OF_BYTE: &[[i8; TRITS_PER_BYTE]; 256] = &{
     let mut table = [[0; TRITS_PER_BYTE]; 256];
     let mut byte = 0;
     while byte < 256 {

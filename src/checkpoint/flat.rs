@@ -3,26 +3,11 @@
 //! The reference packs the whole matrix as one run of trits, rows running into each other, and fills its last byte with
 //! digit 0 (SPEC 2, 3). ternax starts every group on a byte and fills it with trit 0, digit 1 ([`crate::trits`]).
 
-use crate::trits::{GroupLayout, PLACES, TRITS_PER_BYTE};
+use crate::trits::{GroupLayout, PLACES, TRITS_OF_BYTE, TRITS_PER_BYTE};
 
-/// The five digits of every byte; those above 242, which no checked file holds, count modulo 243 (SPEC 4).
-static DIGITS: [[u8; TRITS_PER_BYTE]; 256] = {
-    let mut digits = [[0; TRITS_PER_BYTE]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut place = 0;
-        while place < TRITS_PER_BYTE {
-            digits[byte][place] = (byte as u8 / PLACES[place]) % 3;
-            place += 1;
-        }
-        byte += 1;
-    }
-    digits
-};
-
-/// The five digits of a byte, trit + 1 each.
+/// The five digits of a byte, trit + 1 each; bytes above 242, which no checked file holds, count modulo 243 (SPEC 4).
 pub fn digits(byte: u8) -> [u8; TRITS_PER_BYTE] {
-    DIGITS[usize::from(byte)]
+    TRITS_OF_BYTE[usize::from(byte)].map(|trit| (trit + 1) as u8)
 }
 
 /// Bytes of `trits` trits in a flat pack.

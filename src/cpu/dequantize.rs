@@ -1,22 +1,19 @@
 //! The dense matrix `S * T`, for those who want to see it: no kernel of a training step makes one.
 
 use super::threads;
-use crate::trits::{GroupLayout, PLACES, TRITS_PER_BYTE, TernaryMatrix};
+use crate::trits::{GroupLayout, TRITS_OF_BYTE, TRITS_PER_BYTE, TernaryMatrix};
 
 /// Weights that one task writes.
 const BLOCK: usize = 1 << 15;
 
-/// The five trits of every byte as float32; bytes above 242 read modulo 243, so that any byte is safe.
-pub(crate) static TRITS_OF_BYTE: [[f32; TRITS_PER_BYTE]; 256] = {
-    let mut table = [[0.0; TRITS_PER_BYTE]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut place = 0;
-        while place < TRITS_PER_BYTE {
-            table[byte][place] = ((byte / PLACES[place] as usize) % 3) as f32 - 1.0;
-            place += 1;
-        }
-        byte += 1;
+/// The five trits of every byte as float32 and three zeros, so that a look-up is whole vectors.
+pub(crate) static FLOATS_OF_BYTE: [[f32; 8]; 256] = {
+    let mut table = [[0.0; 8]; 256];
+    let mut entry = 0;
+    while entry < 256 * TRITS_PER_BYTE {
+        let (byte, place) = (entry / TRITS_PER_BYTE, entry % TRITS_PER_BYTE);
+        table[byte][place] = TRITS_OF_BYTE[byte][place] as f32;
+        entry += 1;
     }
     table
 };
@@ -26,7 +23,7 @@ pub(crate) fn dequantize_row(packed: &[u8], scale: &[f32], layout: GroupLayout, 
     let groups = weights.chunks_mut(layout.group_size()).zip(packed.chunks_exact(layout.group_bytes())).zip(scale);
     for ((weights, bytes), &scale) in groups {
         for (five, &byte) in weights.chunks_mut(TRITS_PER_BYTE).zip(bytes) {
-            for (weight, trit) in five.iter_mut().zip(TRITS_OF_BYTE[usize::from(byte)]) {
+            for (weight, trit) in five.iter_mut().zip(FLOATS_OF_BYTE[usize::from(byte)]) {
                 *weight = scale * trit;
             }
         }

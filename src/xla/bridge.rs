@@ -312,36 +312,32 @@ fn gpu_plan(
     })
 }
 
-/// # Safety
-/// The operands and results are those of the XLA call whose stage is running, and `stream` is its stream.
-unsafe fn gpu_initialize(
-    operation: &str,
-    operands: &[ffi::Input<'_>],
-    results: &[ffi::Output<'_>],
-    attributes: ffi::GpuAttributes,
-    stream: usize,
-) -> Result<()> {
-    guarded(|| {
-        let plan = gpu_plan(operation, operands, results, attributes)?;
-        // SAFETY: the caller's promise.
-        unsafe { cuda::launch::initialize(&plan, std::ptr::with_exposed_provenance_mut(stream)) }
-    })
+/// Defines the stages of a call on a GPU: each plans the call and hands the plan to the function of `cuda::launch` that it names.
+macro_rules! gpu_stages {
+    ($($stage:ident: $launch:ident;)+) => {
+        $(
+            /// # Safety
+            /// The operands and results are those of the XLA call whose stage is running, and `stream` is its stream.
+            unsafe fn $stage(
+                operation: &str,
+                operands: &[ffi::Input<'_>],
+                results: &[ffi::Output<'_>],
+                attributes: ffi::GpuAttributes,
+                stream: usize,
+            ) -> Result<()> {
+                guarded(|| {
+                    let plan = gpu_plan(operation, operands, results, attributes)?;
+                    // SAFETY: the caller's promise; XLA keeps its buffers until the stream has run the call.
+                    unsafe { cuda::launch::$launch(&plan, std::ptr::with_exposed_provenance_mut(stream)) }
+                })
+            }
+        )+
+    };
 }
 
-/// # Safety
-/// The operands and results are those of the XLA call that is running, and `stream` is its stream.
-unsafe fn gpu_execute(
-    operation: &str,
-    operands: &[ffi::Input<'_>],
-    results: &[ffi::Output<'_>],
-    attributes: ffi::GpuAttributes,
-    stream: usize,
-) -> Result<()> {
-    guarded(|| {
-        let plan = gpu_plan(operation, operands, results, attributes)?;
-        // SAFETY: the caller's promise; XLA keeps its buffers until the stream has run the call.
-        unsafe { cuda::launch::execute(&plan, std::ptr::with_exposed_provenance_mut(stream)) }
-    })
+gpu_stages! {
+    gpu_initialize: initialize;
+    gpu_execute: execute;
 }
 
 /// Runs the body of a host call that concerns GPUs.

@@ -2,22 +2,8 @@
 
 use std::ops::Range;
 
-use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
-
-/// The five trits of every byte and three zeros, so that a look-up is whole vectors; bytes above 242 read modulo 243.
-static TRITS: [[f32; 8]; 256] = {
-    let mut table = [[0.0; 8]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut place = 0;
-        while place < TRITS_PER_BYTE {
-            table[byte][place] = ((byte / PLACES[place] as usize) % 3) as f32 - 1.0;
-            place += 1;
-        }
-        byte += 1;
-    }
-    table
-};
+use crate::cpu::dequantize::FLOATS_OF_BYTE;
+use crate::trits::{TRITS_PER_BYTE, TernaryMatrix};
 
 /// Calls `body(byte, first, columns)` for the bytes of `row` that hold columns of the range: `columns` are columns of the
 /// range, counted from its start, and `first` is the place of the first one in the byte.
@@ -56,7 +42,7 @@ pub fn weights<const COLUMNS: usize>(
     for (step, row) in rows.enumerate() {
         let scale = &scale[row * groups..][..groups];
         for_bytes(matrix, row, columns.clone(), |byte, place, columns, group| {
-            let trits = &TRITS[usize::from(byte)];
+            let trits = &FLOATS_OF_BYTE[usize::from(byte)];
             if place == 0 {
                 for (weight, trit) in unpacked[columns.start..columns.start + 8].iter_mut().zip(trits) {
                     *weight = scale[group] * trit;
