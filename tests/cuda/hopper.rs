@@ -1,0 +1,76 @@
+//! The kernels on Hopper's warpgroups, at every shape, whether or not they would be chosen there.
+
+use half::bf16;
+
+use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
+use crate::device::{Buffer, Number, grouped, planned, under_every_schedule};
+use crate::machine::{Machine, Options};
+
+/// Shapes beyond the shared table: more stages than the ring has, several tiles, aligned rows, packed rows of every alignment.
+const MORE: &[Shape] = &[
+    Shape { tokens: 70, in_dim: 704, out_dim: 264, group_size: 32 },
+    Shape { tokens: 20, in_dim: 352, out_dim: 330, group_size: 32 },
+    Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
+];
+
+/// Products of a warpgroup that a shape costs on the emulated machine, as far as they are not with zeros.
+fn work(shape: Shape) -> usize {
+    let Shape { tokens, in_dim, out_dim, .. } = shape;
+    tokens * in_dim.next_multiple_of(64) * out_dim.next_multiple_of(64)
+}
+
+fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, options: Options) -> Vec<Y> {
+    let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), problem.shape);
+    let layout = problem.layout;
+    let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+    let scale: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+    let scale = Buffer::of(machine, &scale, &[out_dim, layout.groups()]);
+    let (operation, data, from, to) =
+        if forward { ("matmul", &problem.x, in_dim, out_dim) } else { ("matmul_transposed", &problem.dy, out_dim, in_dim) };
+    let data = Buffer::of(machine, data, &[tokens, from]);
+    let result = Buffer::result(machine, Y::DTYPE, &[tokens, to]);
+    let (plan, _scratch) = planned(machine, operation, grouped(group_size), &[&data, &trits, &scale], &[&result]);
+    assert!(plan.hopper.is_some() || tokens * to == 0, "a product in bfloat16 has an alternative");
+    machine.run(&plan.hopper.map(|alternative| alternative.launches).unwrap_or_default(), options);
+    result.values::<Y>().to_vec()
+}
+
+fn agrees<Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bool) {
+    for shape in shapes {
+        let [exact, rounded] = [Values::Dyadic, Values::Uniform].map(|values| {
+            let mut problem = Problem::<bf16>::new(shape, values);
+            problem.scale.iter_mut().for_each(|scale| *scale = bf16::from_f32(*scale).to_f32());
+            problem
+        });
+        let sums = |problem: &Problem<bf16>| if forward { problem.matmul() } else { problem.matmul_transposed() };
+        let wanted: Vec<Y> = sums(&exact).iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
+        let bounds = sums(&rounded);
+        let length = if forward { shape.in_dim } else { shape.out_dim };
+        under_every_schedule(work(shape), |options| {
+            let what = format!("bfloat16 to {}, forward {forward}, {shape:?}, {options:?}", Y::NAME);
+            assert!(product::<Y>(&exact, forward, options) == wanted, "{what}: sums that float32 holds are exact");
+            assert_close(&product::<Y>(&rounded, forward, options), &bounds, length, &what);
+        });
+    }
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.iter().chain(MORE).copied()
+}
+
+#[test]
+fn products_on_warpgroups_are_rounded_once() {
+    agrees::<bf16>(shapes(), true);
+}
+
+#[test]
+fn gradients_on_warpgroups_are_rounded_once() {
+    agrees::<bf16>(shapes(), false);
+}
+
+#[test]
+fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
+    for forward in [true, false] {
+        agrees::<f32>(shapes().filter(|shape| shape.group_size == 32 && shape.tokens < 70), forward);
+    }
+}
