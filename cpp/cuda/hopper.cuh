@@ -3,8 +3,8 @@
 #pragma once
 #include "ptx.cuh"
 
-// ------------------------------------------------------------------------------------------------------- barriers A
-// barrier in shared memory ends a phase with the arrival it was made to wait for, and starts the next. Phases have
+// -------------------------------------------------------------------------------------------------------- barriers
+// A barrier in shared memory ends a phase with the arrival it was made to wait for, and starts the next. Phases have
 // parities 0, 1, 0, ...; the one before the first counts as ended, with parity 1.
 #ifdef TERNAX_EMULATION
 #include "emulation/hopper.h"
@@ -38,44 +38,40 @@ DEVICE void FenceProxies() { asm volatile("fence.proxy.async.shared::cta;" ::: "
 #endif
 
 // ------------------------------------------------------------------------------------------- products of a warpgroup
-// d[64 x 256] += a[64 x 16] b[16 x 256] by four warps together, both operands in shared memory and named by
+// d[64 x 128] += a[64 x 16] b[16 x 128] by four warps together, both operands in shared memory and named by
 // descriptors. kSlowA, kSlowB: the contraction is the slow dimension of the operand. A warp has 16 rows of d, an
 // accumulator of a thread the place that mma.sync gives it: d[4 j + c] is row lane / 4 + 8 (c / 2), column 8 j + 2
 // (lane % 4) + c % 2. Products run until they are waited for: neither the accumulators nor the operands may be touched
 // before.
-constexpr int kGroupColumns = 256, kAccumulators = 128;
+constexpr int kGroupRows = 64, kGroupColumns = 128, kAccumulators = 64;
 #ifdef TERNAX_EMULATION
 // Orders accesses to accumulators before products that use them.
 inline void FenceAccumulators() { emulation::self->accumulators_fenced = true; }
 template <bool kHalf, bool kSlowA, bool kSlowB>
 void MultiplyGroup(float (&d)[kAccumulators], uint64_t a, uint64_t b) {
-  emulation::StartProduct({a, b, d, 0, false, kHalf ? emulation::FromF16Bits : emulation::FromBf16Bits, kSlowA, kSlowB});
+  emulation::StartProduct({a, b, d, 0, 0, kHalf ? emulation::FromF16Bits : emulation::FromBf16Bits, kSlowA, kSlowB});
 }
 inline void CommitProducts() { emulation::CommitProducts(); }
-// Until at most kPending commits are under way.
+// Until at most kPending commits are under way; d are all accumulators in use.
 template <int kPending>
-void WaitForProducts(float (&)[kAccumulators]) {
+void WaitForProducts(float (&)[2][kAccumulators]) {
   emulation::WaitForProducts(kPending);
 }
 #else
-#define ACCUMULATORS_8(D, I)                                                                                     \
+#define ACCUMULATORS_8(D, I)                                                                                  \
   "+f"(D[I]), "+f"(D[I + 1]), "+f"(D[I + 2]), "+f"(D[I + 3]), "+f"(D[I + 4]), "+f"(D[I + 5]), "+f"(D[I + 6]), \
       "+f"(D[I + 7])
 #define ACCUMULATORS_32(D, I) \
   ACCUMULATORS_8(D, I), ACCUMULATORS_8(D, I + 8), ACCUMULATORS_8(D, I + 16), ACCUMULATORS_8(D, I + 24)
-#define ACCUMULATORS(D) \
-  ACCUMULATORS_32(D, 0), ACCUMULATORS_32(D, 32), ACCUMULATORS_32(D, 64), ACCUMULATORS_32(D, 96)
-#define MULTIPLY_GROUP(TYPE)                                                                                        \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE                                         \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "  \
-               "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "    \
-               "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "    \
-               "%59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, "    \
-               "%78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, "    \
-               "%97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, " \
-               "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, %128, %129, "  \
-               "1, 1, 1, %130, %131;"                                                                               \
-               : ACCUMULATORS(d)                                                                                    \
+#define ACCUMULATORS(D) ACCUMULATORS_32(D, 0), ACCUMULATORS_32(D, 32)
+#define MULTIPLY_GROUP(TYPE)                                                                           \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                            \
+               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "    \
+               "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, " \
+               "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+               "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1, 1, 1, %66, " \
+               "%67;"                                                                                  \
+               : ACCUMULATORS(d)                                                                       \
                : "l"(a), "l"(b), "n"(int(kSlowA)), "n"(int(kSlowB)))
 DEVICE void FenceAccumulators() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 template <bool kHalf, bool kSlowA, bool kSlowB>
@@ -89,8 +85,11 @@ DEVICE void MultiplyGroup(float (&d)[kAccumulators], uint64_t a, uint64_t b) {
 DEVICE void CommitProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // The accumulators are its operands, so that the compiler reads none of them before.
 template <int kPending>
-DEVICE void WaitForProducts(float (&d)[kAccumulators]) {
-  asm volatile("wgmma.wait_group.sync.aligned %128;" : ACCUMULATORS(d) : "n"(kPending) : "memory");
+DEVICE void WaitForProducts(float (&d)[2][kAccumulators]) {
+  asm volatile("wgmma.wait_group.sync.aligned %128;"
+               : ACCUMULATORS(d[0]), ACCUMULATORS(d[1])
+               : "n"(kPending)
+               : "memory");
 }
 #undef MULTIPLY_GROUP
 #undef ACCUMULATORS

@@ -130,7 +130,10 @@ struct LineDecoder<0> {
   int rows;
 
   DEVICE LineDecoder(const Call& call, int64_t member)
-      : layout(call), trits(call.Operand<uint8_t>(1, member)), scale(call.Operand<bf16>(2, member)), rows(call.out_dim) {}
+      : layout(call),
+        trits(call.Operand<uint8_t>(1, member)),
+        scale(call.Operand<bf16>(2, member)),
+        rows(call.out_dim) {}
 
   DEVICE void Fetch(Held&, int, int) const {}
 
@@ -156,7 +159,8 @@ struct LineDecoder<0> {
           group++;
         }
       }
-      SharedAt<uint4>(Swizzled(at + uint32_t(line * kLine + 16 * c)))[0] = uint4{words[0], words[1], words[2], words[3]};
+      SharedAt<uint4>(Swizzled(at + uint32_t(line * kLine + 16 * c)))[0] =
+          uint4{words[0], words[1], words[2], words[3]};
     }
   }
 };

@@ -29,7 +29,8 @@ struct HopperMatmul {
     }
     static DEVICE int Length(const Call& call) { return kForward ? call.in_dim : call.out_dim; }
     static DEVICE int Count(const Call& call) {
-      return CeilDivide(call.tokens, hopper::kRows) * CeilDivide(kForward ? call.out_dim : call.in_dim, hopper::kColumns);
+      return CeilDivide(call.tokens, hopper::kRows) *
+             CeilDivide(kForward ? call.out_dim : call.in_dim, hopper::kColumns);
     }
   };
 
@@ -42,59 +43,56 @@ struct HopperMatmul {
   }
 
   static DEVICE void Fill(const Call& call) {
-    constexpr int kHeld = hopper::kColumns / hopper::kFillers;
+    static_assert(hopper::kColumns == hopper::kFillers, "a line for each thread");
+    const int line = int(threadIdx.x);
     hopper::Filling filling;
     for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
       const Tile tile(call, index);
       const int length = Tile::Length(call);
       const Copier copier{call.Operand<bf16>(0, tile.member), length};
       const Decoder decoder(call, tile.member);
-      typename Decoder::Held held[kHeld];
-      const auto fetch = [&](int step) {
-#pragma unroll
-        for (int i = 0; i < kHeld; i++) {
-          const int line = int(threadIdx.x) + i * hopper::kFillers;
-          decoder.Fetch(held[i], LineRow(tile, step, line), LineInput(tile, step, line));
-        }
-      };
-      if (tile.steps > 0) fetch(tile.first);
+      typename Decoder::Held held;
+      if (tile.steps > 0) decoder.Fetch(held, LineRow(tile, tile.first, line), LineInput(tile, tile.first, line));
       for (int step = tile.first; step < tile.first + tile.steps; step++) {
         filling.Open();
         const uint32_t at = filling.turn.At();
         copier.Copy(tile.token0, call.tokens - tile.token0, step * hopper::kSteps, length - step * hopper::kSteps, at);
-#pragma unroll
-        for (int i = 0; i < kHeld; i++) {
-          const int line = int(threadIdx.x) + i * hopper::kFillers;
-          decoder.Land(held[i], at + hopper::kRight, line, LineRow(tile, step, line), LineInput(tile, step, line));
+        decoder.Land(held, at + hopper::kRight, line, LineRow(tile, step, line), LineInput(tile, step, line));
+        if (step + 1 < tile.first + tile.steps) {
+          decoder.Fetch(held, LineRow(tile, step + 1, line), LineInput(tile, step + 1, line));
         }
-        if (step + 1 < tile.first + tile.steps) fetch(step + 1);
         filling.Close();
       }
     }
     filling.Finish();
   }
 
-  static DEVICE void StoreSums(const Call& call, const Tile& tile, const float (&d)[kAccumulators]) {
+  // Two neighbours in a row of the result, or the first alone.
+  static DEVICE void StorePair(float* to, float low, float high, bool both) {
+    Store(to, low);
+    if (both) Store(to + 1, high);
+  }
+  static DEVICE void StorePair(bf16* to, float low, float high, bool both) {
+    if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
+      Store(reinterpret_cast<uint32_t*>(to), uint32_t(ToBf16(high).bits) << 16 | ToBf16(low).bits);
+    } else {
+      Store(to, ToBf16(low));
+      if (both) Store(to + 1, ToBf16(high));
+    }
+  }
+  template <typename Y>
+  static DEVICE void StoreSums(Y* result, const Call& call, const Tile& tile, const float (&d)[2][kAccumulators]) {
+    const int column0 = tile.column0 + Multiplying::Column(0);
 #pragma unroll
-    for (int i = 0; i < kAccumulators; i += 2) {
-      const int row = tile.token0 + Multiplying::Row(i), column = tile.column0 + Multiplying::Column(i);
-      if (row >= call.tokens || column >= tile.columns) continue;
-      const bool both = column + 1 < tile.columns;
-      const int64_t at = int64_t(row) * tile.columns + column;
-      if (call.splits > 1 || call.wide) {
-        float* to = call.splits > 1 ? call.Result<float>(1, tile.member) + tile.split * int64_t(call.tokens) * tile.columns
-                                    : call.Result<float>(0, tile.member);
-        Store(to + at, d[i]);
-        if (both) Store(to + at + 1, d[i + 1]);
-      } else {
-        bf16* to = call.Result<bf16>(0, tile.member) + at;
-        const bf16 low = ToBf16(d[i]), high = ToBf16(d[i + 1]);
-        if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
-          Store(reinterpret_cast<uint32_t*>(to), uint32_t(high.bits) << 16 | low.bits);
-        } else {
-          Store(to, low);
-          if (both) Store(to + 1, high);
-        }
+    for (int quarter = 0; quarter < 4; quarter++) {
+      const int block = quarter / 2, half = quarter % 2 * 2;
+      const int row = tile.token0 + Multiplying::Row(block, half);
+      if (row >= call.tokens) continue;
+      Y* to = result + int64_t(row) * tile.columns + column0;
+#pragma unroll
+      for (int i = 0; i < kAccumulators; i += 4) {
+        const int left = tile.columns - column0 - 2 * i;
+        if (left > 0) StorePair(to + 2 * i, d[block][i + half], d[block][i + half + 1], left > 1);
       }
     }
   }
@@ -104,13 +102,19 @@ struct HopperMatmul {
     hopper::StartRing();
     if (int(threadIdx.x) < hopper::kFillers) {
       Fill(call);
-    } else {
-      Multiplying multiplying;
-      for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
-        const Tile tile(call, index);
-        float d[kAccumulators];
-        multiplying.Run(d, tile.steps);
-        StoreSums(call, tile, d);
+      return;
+    }
+    Multiplying multiplying;
+    for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
+      const Tile tile(call, index);
+      float d[2][kAccumulators];
+      multiplying.Run(d, tile.steps);
+      if (call.splits > 1) {
+        StoreSums(call.Result<float>(1, tile.member) + tile.split * int64_t(call.tokens) * tile.columns, call, tile, d);
+      } else if (call.wide) {
+        StoreSums(call.Result<float>(0, tile.member), call, tile, d);
+      } else {
+        StoreSums(call.Result<bf16>(0, tile.member), call, tile, d);
       }
     }
   }

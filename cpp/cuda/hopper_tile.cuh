@@ -1,7 +1,8 @@
-// A 128 x 256 tile of a product on Hopper's warpgroups: what its kernels share.
+// A 256 x 128 tile of a product on Hopper's warpgroups: what its kernels share.
 //
-// One warpgroup fills a ring of stages, two others multiply: each has 64 rows of the tile. A stage holds 64 steps of
-// the contraction as lines of 64 values, swizzled: 128 lines of the left operand, then 256 of the right one. A line
+// One warpgroup fills a ring of stages, two others multiply: each of these has 128 rows of the tile. A stage holds 64
+// steps of the contraction as lines of 64 values, swizzled: 256 lines of the left operand, then 128 of the right one,
+// which is the one that may have to be decoded. A line
 // holds steps of one row or column of the tile, or, where the contraction is the slow dimension (kSlow), 64 rows or
 // columns at one step, in blocks of 64 steps each.
 #pragma once
@@ -11,7 +12,7 @@
 
 namespace hopper {
 
-constexpr int kRows = 128, kColumns = kGroupColumns, kSteps = 64, kStages = 4;
+constexpr int kRows = 4 * kGroupRows, kColumns = kGroupColumns, kSteps = 64, kStages = 4;
 constexpr int kFillers = 128, kThreads = 384;
 constexpr int kLine = 128, kBlock = 64 * kLine;  // bytes of a line, and of 64
 constexpr int kRight = kRows * kLine, kStage = kRight + kColumns * kLine;
@@ -34,7 +35,7 @@ DEVICE uint64_t Operand(uint32_t at, int k) {
 DEVICE Shared<uint64_t> Full(int stage) { return SharedAt<uint64_t>(uint32_t(kBarriers + 8 * stage)); }
 DEVICE Shared<uint64_t> Empty(int stage) { return SharedAt<uint64_t>(uint32_t(kBarriers + 8 * (kStages + stage))); }
 
-// Called by all threads: a warp arrives by its first lane.
+// Called by all threads, first of all: a warp arrives by its first lane.
 DEVICE void StartRing() {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; stage++) {
@@ -84,25 +85,29 @@ struct Filling {
   }
 };
 
-// The side that multiplies: a warpgroup's accumulators.
+// The side that multiplies: the accumulators of a warpgroup are two blocks of 64 rows.
 template <bool kHalf, bool kSlowA, bool kSlowB>
 struct Multiplying {
   Turn turn;
 
-  static DEVICE int Group() { return int(threadIdx.x) / 128 - 1; }
+  static DEVICE int Group() { return (int(threadIdx.x) - kFillers) / 128; }
 
   // d = the product of `steps` stages.
-  DEVICE void Run(float (&d)[kAccumulators], int steps) {
+  DEVICE void Run(float (&d)[2][kAccumulators], int steps) {
 #pragma unroll
-    for (int i = 0; i < kAccumulators; i++) d[i] = 0.0f;
+    for (int i = 0; i < 2 * kAccumulators; i++) d[i / kAccumulators][i % kAccumulators] = 0.0f;
     int before = 0;
     for (int s = 0; s < steps; s++) {
       WaitForPhase(Full(turn.stage), turn.parity);
-      const uint32_t left = turn.At() + uint32_t(Group() * kBlock), right = turn.At() + kRight;
+      const uint32_t left = turn.At() + uint32_t(Group() * 2 * kBlock), right = turn.At() + kRight;
       FenceAccumulators();
 #pragma unroll
       for (int k = 0; k < kSteps; k += 16) {
-        MultiplyGroup<kHalf, kSlowA, kSlowB>(d, Operand<kSlowA>(left, k), Operand<kSlowB>(right, k));
+#pragma unroll
+        for (int block = 0; block < 2; block++) {
+          MultiplyGroup<kHalf, kSlowA, kSlowB>(d[block], Operand<kSlowA>(left + uint32_t(block * kBlock), k),
+                                               Operand<kSlowB>(right, k));
+        }
       }
       CommitProducts();
       WaitForProducts<1>(d);
@@ -114,9 +119,10 @@ struct Multiplying {
     if (steps > 0) Release(before);
   }
 
-  // Of the tile, of accumulator i.
-  static DEVICE int Row(int i) {
-    return Group() * 64 + int(threadIdx.x) / 32 % 4 * 16 + i / 2 % 2 * 8 + int(threadIdx.x) % 32 / 4;
+  // Of the tile, of accumulator i of a block.
+  static DEVICE int Row(int block, int i) {
+    return (Group() * 2 + block) * kGroupRows + int(threadIdx.x) / 32 % 4 * 16 + i / 2 % 2 * 8 +
+           int(threadIdx.x) % 32 / 4;
   }
   static DEVICE int Column(int i) { return i / 4 * 8 + int(threadIdx.x) % 4 * 2 + i % 2; }
 
@@ -131,31 +137,42 @@ struct Multiplying {
 // 64 (l / kHigh) on. What lies outside the window is zero.
 template <typename X, int kLines, int kHigh>
 struct LineCopier {
+  static constexpr int kTogether = kFillers / 8;  // lines at a time, a thread for each 16 bytes
+  static_assert(kHigh % kTogether == 0 && kTogether % 8 == 0, "lines of a thread differ by constants");
   const X* matrix;
-  int64_t stride;
+  int stride;
 
   DEVICE void Copy(int64_t row0, int rows, int64_t column0, int columns, uint32_t at) const {
+    const int row = int(threadIdx.x) / 8, column = int(threadIdx.x) % 8 * 8;
+    const X* from = matrix + (row0 + row) * int64_t(stride) + column0 + column;
+    const uint32_t to = Swizzled(at + 16 * threadIdx.x);
     // A copy moves 16 bytes: rows and windows begin at multiples of that, or values go one by one.
-    const bool aligned = stride % 8 == 0 && column0 % 8 == 0;
-#pragma unroll 4
-    for (int i = int(threadIdx.x); i < 8 * kLines; i += kFillers) {
-      const int line = i / 8, row = line % kHigh, column = line / kHigh * 64 + i % 8 * 8;
-      const int left = row < rows ? Max(0, Min(8, columns - column)) : 0;
-      const X* from = left ? matrix + (row0 + row) * stride + column0 + column : matrix;
-      const uint32_t to = Swizzled(at + uint32_t(16 * i));
-      if (aligned) {
-        CopyAsync<16>(SharedAt<uint8_t>(to), from, uint32_t(2 * left));
-      } else {
+    if (stride % 8 == 0 && column0 % 8 == 0) {
+#pragma unroll
+      for (int i = 0; i < kLines; i += kTogether) {
+        const int left = Left(row + i % kHigh < rows, columns - column - i / kHigh * 64);
+        CopyAsync<16>(SharedAt<uint8_t>(to + uint32_t(i * kLine)), from + int64_t(i % kHigh) * stride + i / kHigh * 64,
+                      uint32_t(2 * left));
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kLines; i += kTogether) {
+        const int left = Left(row + i % kHigh < rows, columns - column - i / kHigh * 64);
+        const X* one = from + int64_t(i % kHigh) * stride + i / kHigh * 64;
         uint32_t words[4];
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
-          const uint32_t low = j < left ? Load(from + j).bits : 0, high = j + 1 < left ? Load(from + j + 1).bits : 0;
+          const uint32_t low = j < left ? Load(one + j).bits : 0, high = j + 1 < left ? Load(one + j + 1).bits : 0;
           words[j / 2] = high << 16 | low;
         }
-        SharedAt<uint4>(to)[0] = uint4{words[0], words[1], words[2], words[3]};
+        SharedAt<uint4>(to + uint32_t(i * kLine))[0] = uint4{words[0], words[1], words[2], words[3]};
       }
     }
   }
+
+ private:
+  // Values of 8 that are inside.
+  static DEVICE int Left(bool inside, int columns) { return inside ? Max(0, Min(8, columns)) : 0; }
 };
 
 // Stores a line of 64 values.

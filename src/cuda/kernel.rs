@@ -25,6 +25,8 @@ pub const HEADERS: &[(&str, &str)] = &[
 const FIXED_GROUPS: [usize; 1] = [32];
 /// The architecture whose own instructions the kernels in `hopper*.cuh` use; no other has them.
 pub const HOPPER: &str = "sm_90a";
+/// Threads of their blocks: three warpgroups.
+const HOPPER_THREADS: u32 = 384;
 /// Most tokens of each variant of the kernel for few tokens.
 pub const FEW_TOKENS: [usize; 3] = [1, 8, 16];
 
@@ -80,7 +82,7 @@ impl Kernel {
     /// Either product in bfloat16 on Hopper's warpgroups.
     pub fn hopper_matmul(forward: bool, group: usize) -> Self {
         let class = format!("HopperMatmul<{forward}, {}>", fixed(group));
-        Self { header: "hopper_matmul.cuh", class, threads: 384, resident: 1 }
+        Self { header: "hopper_matmul.cuh", class, threads: HOPPER_THREADS, resident: 1 }
     }
 
     /// Whether an architecture, as in `sm_80`, has the instructions of this kernel.

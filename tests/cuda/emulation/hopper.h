@@ -61,8 +61,8 @@ inline uint32_t OperandByte(uint64_t descriptor, bool slow, int outer, int k) {
   if (descriptor >> 62 != 1) Fail("wgmma: only the 128-byte swizzle is emulated");
   auto field = [&](int shift) { return uint32_t(descriptor >> shift & 0x3FFF) << 4; };
   const uint32_t start = field(0), leading = field(16), stride = field(32);
-  const uint32_t at = slow ? start + uint32_t(outer / 64) * leading + uint32_t(k / 8) * stride +
-                                 uint32_t(k % 8) * 128 + uint32_t(outer % 64) * 2
+  const uint32_t at = slow ? start + uint32_t(outer / 64) * leading + uint32_t(k / 8) * stride + uint32_t(k % 8) * 128 +
+                                 uint32_t(outer % 64) * 2
                            : start + uint32_t(outer / 8) * stride + uint32_t(outer % 8) * 128 + uint32_t(k) * 2;
   return at ^ (at >> 3 & 0x70);
 }
@@ -79,7 +79,7 @@ void ForEachUnit(uint64_t descriptor, bool slow, int first, int count, F f) {
 template <typename F>
 void ForEachOwn(const GroupProduct& product, int warp, F f) {
   ForEachUnit(product.a, product.slow_a, 16 * warp, 16, [&](uint32_t at, int, int) { f(at); });
-  ForEachUnit(product.b, product.slow_b, 64 * warp, 64, [&](uint32_t at, int, int) { f(at); });
+  ForEachUnit(product.b, product.slow_b, 32 * warp, 32, [&](uint32_t at, int, int) { f(at); });
 }
 
 inline void StartProduct(GroupProduct product) {
@@ -128,8 +128,8 @@ inline void RunProduct(const GroupProduct& product, int warp) {
       s.read[0] = lanes->clock[size_t(lanes->index)];
     }
   });
-  static thread_local float a[16][16], b[16][256];
-  bool finite_a = true, finite_b = true, used_a[16] = {}, used_b[256] = {};
+  static thread_local float a[16][16], b[16][128];
+  bool finite_a = true, finite_b = true, used_a[16] = {}, used_b[128] = {};
   const auto value = [&](uint32_t at, int i) {
     uint16_t bits;
     memcpy(&bits, block->shared + at + 2 * i, 2);
@@ -143,7 +143,7 @@ inline void RunProduct(const GroupProduct& product, int warp) {
       used_a[r] |= v != 0;
     }
   });
-  ForEachUnit(product.b, product.slow_b, 0, 256, [&](uint32_t at, int column, int k) {
+  ForEachUnit(product.b, product.slow_b, 0, 128, [&](uint32_t at, int column, int k) {
     for (int i = 0; i < 8; i++) {
       const int n = column + (product.slow_b ? i : 0);
       const float v = b[k + (product.slow_b ? 0 : i)][n] = value(at, i);
@@ -163,7 +163,7 @@ inline void RunProduct(const GroupProduct& product, int warp) {
         for (int k = 0; k < 16; k++) sum += double(a[row][k]) * double(b[k][column]);
         d[at] = float(sum);
       } else {
-        d[at] = TruncatingSum(a[row], &b[0][column], 256, 16, d[at]);
+        d[at] = TruncatingSum(a[row], &b[0][column], 128, 16, d[at]);
       }
     }
   }

@@ -59,7 +59,7 @@ struct GroupProduct {
   float (*value)(uint16_t);
   bool slow_a, slow_b;
 };
-constexpr int kHeld = 128;  // accumulators of a thread
+constexpr int kHeld = 64;  // accumulators of a product in a thread
 
 struct Thread {
   Dim3 id;
@@ -72,7 +72,7 @@ struct Thread {
   std::vector<AsyncCopy> open;                 // not yet committed
   uint64_t proxies_fenced = 0;                 // stores of the block before the last fence of the proxies
   bool accumulators_fenced = false;
-  std::vector<GroupProduct> products;                  // under way, oldest first
+  std::vector<GroupProduct> products;                 // under way, oldest first
   std::map<float*, std::vector<float>> accumulators;  // of those products
 };
 
