@@ -1,9 +1,9 @@
 //! How the kernels on Hopper's warpgroups cut a product: `cpp/cuda/hopper_tile.cuh`.
 
 /// Rows of a tile.
-const ROWS: usize = 256;
-/// Columns of a tile.
-pub const COLUMNS: usize = 128;
+pub const ROWS: usize = 256;
+/// Columns of a tile: as many as in the kernels of every architecture.
+const COLUMNS: usize = 128;
 /// Steps of the contraction in a stage.
 pub const STEPS: usize = 64;
 /// Dynamic shared memory of a block: four stages and their barriers.

@@ -8,6 +8,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("call.cuh", include_str!("../../cpp/cuda/call.cuh")),
     ("correlate.cuh", include_str!("../../cpp/cuda/correlate.cuh")),
     ("hopper.cuh", include_str!("../../cpp/cuda/hopper.cuh")),
+    ("hopper_correlate.cuh", include_str!("../../cpp/cuda/hopper_correlate.cuh")),
     ("hopper_decode.cuh", include_str!("../../cpp/cuda/hopper_decode.cuh")),
     ("hopper_matmul.cuh", include_str!("../../cpp/cuda/hopper_matmul.cuh")),
     ("hopper_tile.cuh", include_str!("../../cpp/cuda/hopper_tile.cuh")),
@@ -85,6 +86,12 @@ impl Kernel {
         Self { header: "hopper_matmul.cuh", class, threads: HOPPER_THREADS, resident: 1 }
     }
 
+    /// Scores on Hopper's warpgroups.
+    pub fn hopper_correlate(x: Dtype) -> Self {
+        let class = format!("HopperCorrelate<{}>", x.in_cuda());
+        Self { header: "hopper_correlate.cuh", class, threads: HOPPER_THREADS, resident: 1 }
+    }
+
     /// Whether an architecture, as in `sm_80`, has the instructions of this kernel.
     pub fn runs_on(&self, architecture: &str) -> bool {
         !self.header.starts_with("hopper") || architecture == HOPPER
@@ -149,6 +156,7 @@ impl Kernel {
         for group in groups {
             all.extend([true, false].map(|forward| Self::hopper_matmul(forward, group)));
         }
+        all.extend([Float16, Bfloat16].map(Self::hopper_correlate));
         for x in [Float32, Float16, Bfloat16] {
             all.extend([false, true].map(|asynchronous| Self::correlate(x, asynchronous && copies(x))));
             all.push(Self::reduce(x));

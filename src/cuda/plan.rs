@@ -401,11 +401,18 @@ fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Te
     let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
     let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
     let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
+    let mut on_hopper = Vec::new();
     for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], 1)? {
         let mut call = base(OPERATION, layout, out_dim, tokens, attributes)?;
         place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
-        let grid = [grid[0], grid[1], run.members as u32];
+        let members = run.members as u32;
+        let wide = [blocks(OPERATION, out_dim.max(1), hopper::ROWS)?, grid[1], members];
+        on_hopper.push(Launch { kernel: Kernel::hopper_correlate(x.dtype), grid: wide, call, shared: hopper::SHARED as u32 });
+        let grid = [grid[0], grid[1], members];
         plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+    }
+    if copies(x.dtype) {
+        plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS });
     }
     Ok(plan)
 }

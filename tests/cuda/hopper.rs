@@ -1,9 +1,9 @@
 //! The kernels on Hopper's warpgroups, at every shape, whether or not they would be chosen there.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
-use crate::device::{Buffer, Number, grouped, planned, under_every_schedule};
+use crate::device::{Buffer, Element, Number, grouped, planned, under_every_schedule};
 use crate::machine::{Machine, Options};
 
 /// Shapes beyond the shared table: more stages than the ring has, several tiles, aligned rows, packed rows of every alignment.
@@ -73,4 +73,40 @@ fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
     for forward in [true, false] {
         agrees::<f32>(shapes().filter(|shape| shape.group_size == 32 && shape.tokens < 70), forward);
     }
+}
+
+fn scores_agree<X: Number>() {
+    let machine = Machine::get();
+    for shape in shapes() {
+        let Shape { tokens, in_dim, out_dim, group_size } = shape;
+        for values in [Values::Dyadic, Values::Uniform] {
+            let problem = Problem::<X>::new(shape, values);
+            let (layout, wanted) = (problem.layout, problem.scores());
+            let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
+            let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
+            let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+            under_every_schedule(work(shape), |options| {
+                let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
+                let votes = Buffer::result(machine, f32::DTYPE, &[]);
+                let (plan, _) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
+                machine.run(&plan.hopper.expect("scores of 16-bit numbers have an alternative").launches, options);
+                assert_eq!(votes.values::<f32>(), [1.0]);
+                for (index, (&found, (wanted, undecided))) in score.values::<f32>().iter().zip(&wanted).enumerate() {
+                    let allowed = if values == Values::Dyadic { 0.0 } else { 2.0 * undecided };
+                    let what = format!("{} {values:?} {shape:?} {options:?} group {index}: {found}, wanted {wanted}", X::NAME);
+                    assert!((found - wanted).abs() <= allowed, "{what}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn bfloat16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
+    scores_agree::<bf16>();
+}
+
+#[test]
+fn float16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
+    scores_agree::<f16>();
 }
