@@ -49,7 +49,7 @@ constexpr int kGroupRows = 64, kGroupColumns = 128, kAccumulators = 64;
 inline void FenceAccumulators() { emulation::self->accumulators_fenced = true; }
 template <bool kHalf, bool kSlowA, bool kSlowB>
 void MultiplyGroup(float (&d)[kAccumulators], uint64_t a, uint64_t b) {
-  emulation::StartProduct({a, b, d, 0, 0, kHalf ? emulation::FromF16Bits : emulation::FromBf16Bits, kSlowA, kSlowB});
+  emulation::StartProduct({a, b, d, kHalf, kSlowA, kSlowB, 0, 0});
 }
 inline void CommitProducts() { emulation::CommitProducts(); }
 // Until at most kPending commits are under way; d are all accumulators in use.

@@ -67,58 +67,82 @@ inline uint32_t OperandByte(uint64_t descriptor, bool slow, int outer, int k) {
   return at ^ (at >> 3 & 0x70);
 }
 
-// Calls f(byte, value of a row or column, k) for every 16 bytes of an operand's part [first, first + count) x [0, 16).
-template <typename F>
-void ForEachUnit(uint64_t descriptor, bool slow, int first, int count, F f) {
-  for (int outer = first; outer < first + count; outer += slow ? 8 : 1) {
-    for (int k = 0; k < 16; k += slow ? 1 : 8) f(OperandByte(descriptor, slow, outer, k), outer, k);
-  }
-}
+// Unit `unit` of an operand's part of rows or columns from `first` on: 16 bytes, values along its fast dimension. Two
+// units are 16 steps of a row or column, or 16 units eight of these.
+struct Unit {
+  int outer, k;
+  Unit(bool slow, int first, int unit)
+      : outer(first + (slow ? unit / 16 * 8 : unit / 2)), k(slow ? unit % 16 : unit % 2 * 8) {}
+};
 
-// Calls f(byte) for what warp `warp` of a group answers for: its rows of a and a fourth of b.
-template <typename F>
-void ForEachOwn(const GroupProduct& product, int warp, F f) {
-  ForEachUnit(product.a, product.slow_a, 16 * warp, 16, [&](uint32_t at, int, int) { f(at); });
-  ForEachUnit(product.b, product.slow_b, 32 * warp, 32, [&](uint32_t at, int, int) { f(at); });
+// The bytes that a warp of a group answers for: its rows of a are 32 units, a fourth of b is 64.
+constexpr int kOwnUnits = 96;
+inline uint32_t OwnByte(const GroupProduct& product, int warp, int index) {
+  const bool left = index < 32;
+  const bool slow = left ? product.slow_a : product.slow_b;
+  const Unit unit(slow, left ? 16 * warp : 32 * warp, left ? index : index - 32);
+  return OperandByte(left ? product.a : product.b, slow, unit.outer, unit.k);
 }
 
 inline void StartProduct(GroupProduct product) {
-  if (!self->accumulators_fenced) Fail("wgmma: no wgmma.fence since the accumulators could be touched");
-  int unit = 0;
-  ForEachOwn(product, self->warp % 4, [&](uint32_t at) {
+  Block& b = *block;
+  Thread& thread = *self;
+  if (!thread.accumulators_fenced) Fail("wgmma: no wgmma.fence since the accumulators could be touched");
+  for (int unit = thread.lane; unit < kOwnUnits; unit += 32) {  // each lane looks at its share
+    const uint32_t at = OwnByte(product, thread.warp % 4, unit);
     CheckRange(at, 16, 16, "an operand of wgmma");
-    if (unit++ % 32 != self->lane) return;  // each lane looks at its share
     for (uint32_t i = at; i < at + 16; i++) {
-      const Shadow& s = block->shadow[i];
+      const Shadow& s = b.shadow[i];
       if (s.in_flight) Fail("shared byte %u read by wgmma before the wait for its asynchronous copy", i);
       if (!s.initialised) Fail("shared byte %u read by wgmma but never written", i);
-      if (!Saw(*self, s.writer, s.written)) {
+      if (!Saw(thread, s.writer, s.written)) {
         Fail("race: shared byte %u read by wgmma, written by thread %u without a barrier between", i, s.writer);
       }
-      if (block->threads[s.writer].proxies_fenced < s.stored) {
+      if (b.threads[s.writer].proxies_fenced < s.stored) {
         Fail("shared byte %u read by wgmma, written by thread %u without a fence of the proxies", i, s.writer);
       }
     }
-  });
-  auto [held, first] = self->accumulators.try_emplace(product.d);
+  }
+  auto [held, first] = thread.accumulators.try_emplace(product.d);
   if (first) {
     held->second.assign(product.d, product.d + kHeld);
     std::fill_n(product.d, kHeld, std::nanf(""));
   }
-  product.issued = block->stores;
-  self->products.push_back(product);
+  product.issued = b.stores;
+  thread.products.push_back(product);
 }
 
 inline void CommitProducts() {
   for (auto& product : self->products) product.commits++;
 }
 
+// The values of rows or columns [0, count) of an operand, from `first` on, as [outer][k] or, transposed, [k][outer].
+template <bool kTransposed, int kCount>
+void ReadOperand(float (&values)[kTransposed ? 16 : kCount][kTransposed ? kCount : 16], bool (&used)[kCount],
+                 bool& finite, uint64_t descriptor, bool half, bool slow, int first) {
+  const uint8_t* shared = block->shared;
+  for (int index = 0; index < 2 * kCount; index++) {
+    const Unit unit(slow, first, index);
+    uint16_t bits[8];
+    memcpy(bits, shared + OperandByte(descriptor, slow, unit.outer, unit.k), 16);
+    for (int i = 0; i < 8; i++) {
+      const int outer = unit.outer - first + (slow ? i : 0), k = unit.k + (slow ? 0 : i);
+      const float value = half ? FromF16Bits(bits[i]) : FromBf16Bits(bits[i]);
+      (kTransposed ? values[k][outer] : values[outer][k]) = value;
+      finite &= std::fabs(value) < HUGE_VALF;
+      used[outer] |= value != 0;
+    }
+  }
+}
+
 // One product of a whole warp, whose lanes all hold it.
 inline void RunProduct(const GroupProduct& product, int warp) {
-  Thread* lanes = &block->threads[size_t(self->warp) * 32];
-  ForEachOwn(product, warp, [&](uint32_t at) {
+  Block& shared = *block;
+  Thread* lanes = &shared.threads[size_t(self->warp) * 32];
+  for (int unit = 0; unit < kOwnUnits; unit++) {
+    const uint32_t at = OwnByte(product, warp, unit);
     for (uint32_t i = at; i < at + 16; i++) {
-      Shadow& s = block->shadow[i];
+      Shadow& s = shared.shadow[i];
       if (s.stored > product.issued) Fail("shared byte %u overwritten while a wgmma reads it", i);
       if (s.reader[0] != lanes->index) {
         s.reader[1] = s.reader[0];
@@ -127,31 +151,12 @@ inline void RunProduct(const GroupProduct& product, int warp) {
       }
       s.read[0] = lanes->clock[size_t(lanes->index)];
     }
-  });
+  }
   static thread_local float a[16][16], b[16][128];
   bool finite_a = true, finite_b = true, used_a[16] = {}, used_b[128] = {};
-  const auto value = [&](uint32_t at, int i) {
-    uint16_t bits;
-    memcpy(&bits, block->shared + at + 2 * i, 2);
-    return product.value(bits);
-  };
-  ForEachUnit(product.a, product.slow_a, 16 * warp, 16, [&](uint32_t at, int row, int k) {
-    for (int i = 0; i < 8; i++) {
-      const int r = row - 16 * warp + (product.slow_a ? i : 0);
-      const float v = a[r][k + (product.slow_a ? 0 : i)] = value(at, i);
-      finite_a &= std::isfinite(v);
-      used_a[r] |= v != 0;
-    }
-  });
-  ForEachUnit(product.b, product.slow_b, 0, 128, [&](uint32_t at, int column, int k) {
-    for (int i = 0; i < 8; i++) {
-      const int n = column + (product.slow_b ? i : 0);
-      const float v = b[k + (product.slow_b ? 0 : i)][n] = value(at, i);
-      finite_b &= std::isfinite(v);
-      used_b[n] |= v != 0;
-    }
-  });
-  const bool nearest = block->options.rounding == Rounding::kNearest;
+  ReadOperand<false>(a, used_a, finite_a, product.a, product.half, product.slow_a, 16 * warp);
+  ReadOperand<true>(b, used_b, finite_b, product.b, product.half, product.slow_b, 0);
+  const bool nearest = shared.options.rounding == Rounding::kNearest;
   for (int lane = 0; lane < 32; lane++) {
     float* d = lanes[lane].accumulators.at(lanes[lane].products.front().d).data();
     for (int at = 0; at < kHeld; at++) {

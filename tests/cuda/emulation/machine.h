@@ -54,10 +54,9 @@ struct AsyncCopy {
 struct GroupProduct {
   uint64_t a, b;
   float* d;
-  uint64_t issued;
+  bool half, slow_a, slow_b;
+  uint32_t issued;
   int commits;
-  float (*value)(uint16_t);
-  bool slow_a, slow_b;
 };
 constexpr int kHeld = 64;  // accumulators of a product in a thread
 
@@ -70,7 +69,7 @@ struct Thread {
   std::vector<Clock> clock;                    // happens-before: clock[t] is the latest event of t this thread has seen
   std::vector<std::vector<AsyncCopy>> groups;  // committed asynchronous copies, oldest first
   std::vector<AsyncCopy> open;                 // not yet committed
-  uint64_t proxies_fenced = 0;                 // stores of the block before the last fence of the proxies
+  uint32_t proxies_fenced = 0;                 // stores of the block before the last fence of the proxies
   bool accumulators_fenced = false;
   std::vector<GroupProduct> products;                 // under way, oldest first
   std::map<float*, std::vector<float>> accumulators;  // of those products
@@ -81,7 +80,7 @@ struct Shadow {
   Clock written = 0, read[2] = {0, 0};
   uint16_t writer = kNobody, reader[2] = {kNobody, kNobody};  // two readers are kept; a third replaces the older
   bool initialised = false, in_flight = false;
-  uint64_t stored = 0;  // which store of the block wrote it
+  uint32_t stored = 0;  // which store of the block wrote it
 };
 
 struct Meeting {
@@ -112,7 +111,7 @@ struct Block {
   uint32_t shared_bytes = 0;
   std::vector<Shadow> shadow;
   std::map<uint32_t, PhaseBarrier> phase_barriers;  // by their shared offset
-  uint64_t stores = 0;
+  uint32_t stores = 0;
   Options options;
   uint32_t random = 1;
   Context scheduler{};
