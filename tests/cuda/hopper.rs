@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
 use crate::device::{Buffer, Element, Number, grouped, planned, under_every_schedule};
-use crate::machine::{Machine, Options};
+use crate::machine::{Machine, OPTIONS, Options};
 
 /// Shapes beyond the shared table: more stages than the ring has, several tiles, aligned rows, packed rows of every alignment.
 const MORE: &[Shape] = &[
@@ -12,6 +12,10 @@ const MORE: &[Shape] = &[
     Shape { tokens: 20, in_dim: 352, out_dim: 330, group_size: 32 },
     Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
 ];
+
+fn sized([tokens, in_dim, out_dim, group_size]: [usize; 4]) -> Shape {
+    Shape { tokens, in_dim, out_dim, group_size }
+}
 
 /// Products of a warpgroup that a shape costs on the emulated machine, as far as they are not with zeros.
 fn work(shape: Shape) -> usize {
@@ -71,8 +75,35 @@ fn gradients_on_warpgroups_are_rounded_once() {
 #[test]
 fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
     for forward in [true, false] {
-        agrees::<f32>(shapes().filter(|shape| shape.group_size == 32 && shape.tokens < 70), forward);
+        agrees::<f32>([[15, 64, 33, 32], [20, 352, 330, 32]].map(sized).into_iter(), forward);
     }
+}
+
+/// One tile more than a card holds blocks: the first block takes two.
+#[test]
+fn a_block_takes_one_tile_after_the_other() {
+    agrees::<bf16>([sized([1, 72, 132 * 128 + 1, 32])].into_iter(), true);
+    agrees::<bf16>([sized([1, 132 * 128 + 1, 72, 32])].into_iter(), false);
+}
+
+/// Two weights and two batches of activations.
+#[test]
+fn members_of_an_ensemble_are_as_if_alone() {
+    let (machine, shape) = (Machine::get(), sized([20, 96, 40, 32]));
+    let Shape { tokens, in_dim, out_dim, group_size } = shape;
+    let members = [0, 1].map(|extra| Problem::<bf16>::new(Shape { tokens: tokens + extra, ..shape }, Values::Dyadic));
+    let join = |part: &dyn Fn(&Problem<bf16>) -> Vec<bf16>| members.iter().flat_map(part).collect::<Vec<_>>();
+    let layout = members[0].layout;
+    let x = Buffer::of(machine, &join(&|problem| problem.x[..tokens * in_dim].to_vec()), &[2, tokens, in_dim]);
+    let scale = join(&|problem| problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect());
+    let scale = Buffer::of(machine, &scale, &[2, out_dim, layout.groups()]);
+    let packed: Vec<u8> = members.iter().flat_map(|problem| problem.packed.clone()).collect();
+    let trits = Buffer::of(machine, &packed, &[2, out_dim, layout.groups(), layout.group_bytes()]);
+    let y = Buffer::result(machine, bf16::DTYPE, &[2, tokens, out_dim]);
+    let (plan, _scratch) = planned(machine, "matmul", grouped(group_size), &[&x, &trits, &scale], &[&y]);
+    machine.run(&plan.hopper.expect("an alternative").launches, OPTIONS[2]);
+    let wanted = join(&|problem| problem.matmul()[..tokens * out_dim].iter().map(|sum| bf16::from_f32(sum.value as f32)).collect());
+    assert!(y.values::<bf16>() == wanted);
 }
 
 fn scores_agree<X: Number>() {
