@@ -1,5 +1,5 @@
 //! From one custom call to its launches: shapes checked, kernels chosen, grids and shared memory counted. Depends on shapes and
-//! types alone, never on the card, so that every card gives the same sums.
+//! types alone, never on the card, so that every card gives the same sums; but for Hopper, whose own launches stand beside the others.
 
 use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};

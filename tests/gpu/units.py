@@ -1,4 +1,4 @@
-"""Each group of machine instructions of ``cpp/cuda/ptx.cuh`` on the card, against what the emulation of the tests gives.
+"""Each group of machine instructions of ``cpp/cuda/ptx.cuh`` and ``hopper.cuh`` on the card, against what the emulation of the tests gives.
 
 Compiles ``tests/cuda/units.cuh`` with NVRTC and launches it with the driver, both by ctypes, and compares with ``tests/cuda/units.txt``.
 """
