@@ -2,9 +2,11 @@
 //
 // One warpgroup fills a ring of stages, two others multiply: each of these has 128 rows of the tile. A stage holds 64
 // steps of the contraction as lines of 64 values, swizzled: 256 lines of the left operand, then 128 of the right one,
-// which is the one that may have to be decoded. A line
-// holds steps of one row or column of the tile, or, where the contraction is the slow dimension (kSlow), 64 rows or
-// columns at one step, in blocks of 64 steps each.
+// which is the one that may have to be decoded. A line holds steps of one row or column of the tile, or, where the
+// contraction is the slow dimension (kSlow), 64 rows or columns at one step, in blocks of 64 steps each.
+//
+// The left operand is copied by cp.async, which fills with zeros beyond every edge and stores swizzled; its copies are
+// waited for one stage later, so that decoding hides them.
 #pragma once
 #include "call.cuh"
 #include "hopper.cuh"
