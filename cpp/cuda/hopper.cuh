@@ -1,5 +1,5 @@
-// Instructions of sm_90a alone: barriers in shared memory that count arrivals, the fence between the proxies, and
-// products of a warpgroup; once for the device and once for the emulation of the tests, side by side.
+// Instructions of sm_90a alone: barriers in shared memory that count arrivals, the fence between the proxies, registers
+// and products of a warpgroup; once for the device and once for the emulation of the tests, side by side.
 #pragma once
 #include "ptx.cuh"
 
@@ -13,6 +13,15 @@ inline void Arrive(Shared<uint64_t> barrier) { emulation::Arrive(barrier.at); }
 inline void WaitForPhase(Shared<uint64_t> barrier, uint32_t parity) { emulation::WaitForPhase(barrier.at, parity); }
 // What this thread stored to shared memory before is seen by tensor cores that read it after.
 inline void FenceProxies() { emulation::FenceProxies(); }
+// Registers of a warpgroup's threads from here on: what one gives up another takes, and waits for.
+template <int kCount>
+void GiveUpRegisters() {
+  emulation::SetRegisters(kCount, false);
+}
+template <int kCount>
+void TakeRegisters() {
+  emulation::SetRegisters(kCount, true);
+}
 #else
 DEVICE void StartBarrier(Shared<uint64_t> barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals) : "memory");
@@ -35,6 +44,14 @@ DEVICE void WaitForPhase(Shared<uint64_t> barrier, uint32_t parity) {
   } while (!ended);
 }
 DEVICE void FenceProxies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+template <int kCount>
+DEVICE void GiveUpRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+DEVICE void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
 #endif
 
 // ------------------------------------------------------------------------------------------- products of a warpgroup

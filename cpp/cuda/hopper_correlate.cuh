@@ -35,43 +35,67 @@ struct HopperCorrelate {
     }
   }
 
+  // The columns of a block: whole groups, or one in pieces.
+  struct Columns {
+    Layout<0> layout;
+    int out0, group0, here;  // first row; groups [group0, group0 + here)
+    int together;            // groups in a tile
+    DEVICE explicit Columns(const Call& call) : layout(call) {
+      together = Max(1, hopper::kColumns / layout.Group());
+      out0 = int(blockIdx.x) * hopper::kRows;
+      group0 = int(blockIdx.y) * together;
+      here = Min(together, layout.Groups() - group0);
+    }
+    // Of the piece whose first column is `first` of the groups.
+    DEVICE int Input(int first) const { return group0 * layout.Group() + first; }
+    DEVICE int Width(int first) const {
+      return Min(layout.in_dim - Input(first), Min(hopper::kColumns, together * layout.Group() - first));
+    }
+  };
+
+  // All threads: the scores of a piece, added to those of the pieces before.
+  static DEVICE void StoreScores(const Call& call, const Columns& columns, int64_t member, int first) {
+    const Layout<0>& layout = columns.layout;
+    const int group = layout.Group();
+    SyncBlock();  // the signs are there
+    for (int i = int(threadIdx.x); i < hopper::kRows * columns.here; i += kThreads) {
+      const int row = i / columns.here, at = i % columns.here, g = columns.group0 + at;
+      if (columns.out0 + row >= call.out_dim) continue;
+      const uint8_t* bytes = call.Operand<uint8_t>(2, member) + (columns.out0 + row) * layout.RowBytes() +
+                             int64_t(g) * layout.GroupBytes();
+      const int count = Min(Min(hopper::kColumns, group - first), call.in_dim - g * group - first);
+      float* to = call.Result<float>(0, member) + int64_t(columns.out0 + row) * layout.Groups() + g;
+      const float before = first ? Load(to) : 0.0f;
+      const Shared<int8_t> signs = SharedAt<int8_t>(uint32_t(row * kSignPitch + at * group));
+      Store(to, before + float(Agreement(bytes, signs, first, count)));
+    }
+    SyncBlock();  // before the next piece
+  }
+
   // grid (ceil(out / 256), pieces of columns, members)
   static DEVICE void Run(const Call& call) {
-    const Layout<0> layout(call);
+    const Columns columns(call);
     const int64_t member = blockIdx.z;
-    const int group = layout.Group(), groups = layout.Groups(), out0 = int(blockIdx.x) * hopper::kRows;
-    const int together = Max(1, hopper::kColumns / group);  // groups in a tile
-    const int group0 = int(blockIdx.y) * together, here = Min(together, groups - group0);
-    const bool fills = int(threadIdx.x) < hopper::kFillers;
-    const Shared<int8_t> signs = SharedAt<int8_t>(0);
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) Store(call.Result<float>(1, member), 1.0f);
     hopper::StartRing();
-    hopper::Filling filling;
-    Multiplying multiplying;
-    for (int first = 0; first < group; first += hopper::kColumns) {
-      const int input0 = group0 * group + first;
-      const int width = Min(call.in_dim - input0, Min(hopper::kColumns, together * group - first));
-      if (fills) {
-        Fill(call, filling, member, out0, input0, width);
+    if (int(threadIdx.x) < hopper::kFillers) {
+      GiveUpRegisters<hopper::kFillersRegisters>();
+      hopper::Filling filling;
+      for (int first = 0; first < columns.layout.Group(); first += hopper::kColumns) {
+        Fill(call, filling, member, columns.out0, columns.Input(first), columns.Width(first));
         SyncBlock();
-      } else {
-        float d[2][kAccumulators];
-        multiplying.Run(d, CeilDivide(call.tokens, hopper::kSteps));
-        SyncBlock();  // no warpgroup reads stages any more
-        StoreSigns(signs, d);
+        StoreScores(call, columns, member, first);
       }
-      SyncBlock();
-      for (int i = int(threadIdx.x); i < hopper::kRows * here; i += kThreads) {
-        const int row = i / here, g = group0 + i % here;
-        if (out0 + row >= call.out_dim) continue;
-        const uint8_t* bytes =
-            call.Operand<uint8_t>(2, member) + (out0 + row) * layout.RowBytes() + int64_t(g) * layout.GroupBytes();
-        const int count = Min(Min(hopper::kColumns, group - first), call.in_dim - g * group - first);
-        float* to = call.Result<float>(0, member) + int64_t(out0 + row) * groups + g;
-        const float before = first ? Load(to) : 0.0f;
-        Store(to, before + float(Agreement(bytes, signs + (row * kSignPitch + i % here * group), first, count)));
-      }
-      SyncBlock();
+      return;
+    }
+    TakeRegisters<hopper::kMultipliersRegisters>();
+    Multiplying multiplying;
+    for (int first = 0; first < columns.layout.Group(); first += hopper::kColumns) {
+      float d[2][kAccumulators];
+      multiplying.Run(d, CeilDivide(call.tokens, hopper::kSteps));
+      SyncBlock();  // no warpgroup reads stages any more
+      StoreSigns(SharedAt<int8_t>(0), d);
+      StoreScores(call, columns, member, first);
     }
   }
 };

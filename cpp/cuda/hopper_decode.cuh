@@ -24,11 +24,11 @@ DEVICE void DigitsOfTwo(uint32_t (&digits)[5], uint32_t bytes) {
   }
 }
 
-// Rows of packed bytes and scales, cut at inputs that are multiples of 64; a line of weights after the other.
+// Rows of packed bytes and scales, decoded 32 inputs at a time, which begin at a multiple of 32: half a line.
 template <int kGroup>
 struct LineDecoder;
 
-// Groups of 32: a line is two groups of 7 bytes.
+// Groups of 32: half a line is one group of 7 bytes.
 template <>
 struct LineDecoder<32> {
   static constexpr int kBytes = 7;
@@ -37,11 +37,11 @@ struct LineDecoder<32> {
   int groups, rows;
   uint64_t end;  // address behind the last byte
 
-  // A line as it was read: the bytes begin `skip` bytes into the words.
+  // A group as it was read: its bytes begin `skip` bytes into the words.
   struct Held {
-    uint32_t words[8];
+    uint32_t words[4];
     uint32_t skip;
-    WeightTable tables[2];
+    WeightTable table;
   };
 
   DEVICE LineDecoder(const Call& call, int64_t member)
@@ -52,70 +52,60 @@ struct LineDecoder<32> {
         end(reinterpret_cast<uint64_t>(trits) + uint64_t(rows) * uint64_t(groups * kBytes)) {}
 
   DEVICE void Fetch(Held& held, int row, int input) const {
-    const int group = input / 32, here = row < rows ? Max(0, Min(2, groups - group)) : 0;
+    const int group = input / 32;
+    held.table = WeightTable();
+    held.skip = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) held.words[i] = 0;
+    if (row >= rows || group >= groups) return;
     const int64_t at = int64_t(row) * groups + group;
-    const uint64_t from = reinterpret_cast<uint64_t>(trits) + uint64_t(at) * kBytes, start = from & ~uint64_t(15);
-    held.skip = uint32_t(from & 15);
-#pragma unroll
-    for (int g = 0; g < 2; g++) held.tables[g] = g < here ? WeightTable(Load(scale + at + g)) : WeightTable();
-#pragma unroll
-    for (int i = 0; i < 8; i++) held.words[i] = 0;
-    if (here == 0) return;
-    if (start + 32 <= end) {  // aligned reads take in what lies around
+    const uint64_t from = reinterpret_cast<uint64_t>(trits) + uint64_t(at) * kBytes, start = from & ~uint64_t(7);
+    held.table = WeightTable(Load(scale + at));
+    if (start + 16 <= end) {  // aligned reads take in what lies around
+      held.skip = uint32_t(from & 7);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        const uint4 four = Load(reinterpret_cast<const uint4*>(start) + i);
-        held.words[4 * i] = four.x;
-        held.words[4 * i + 1] = four.y;
-        held.words[4 * i + 2] = four.z;
-        held.words[4 * i + 3] = four.w;
+        const uint2 two = Load(reinterpret_cast<const uint2*>(start) + i);
+        held.words[2 * i] = two.x;
+        held.words[2 * i + 1] = two.y;
       }
     } else {
-      held.skip = 0;
 #pragma unroll
-      for (int i = 0; i < 2 * kBytes; i++) {
-        if (i < here * kBytes) held.words[i / 4] |= uint32_t(Load(trits + at * kBytes + i)) << (8 * (i % 4));
-      }
+      for (int i = 0; i < kBytes; i++) held.words[i / 4] |= uint32_t(Load(trits + at * kBytes + i)) << (8 * (i % 4));
     }
   }
 
-  DEVICE void Land(const Held& held, uint32_t at, int line, int, int) const {
-    uint32_t bytes[4], words[32], digits[5];
+  DEVICE void Land(const Held& held, uint32_t at, int line, int half, int, int) const {
+    uint32_t bytes[2], words[16], digits[5];
     Align(held, bytes);
-    // Two neighbours of a group give ten weights; the seventh bytes of both groups give two each.
+    const WeightTable& table = held.table;
+    // Two neighbours give ten weights, the seventh byte two.
 #pragma unroll
-    for (int g = 0; g < 2; g++) {
-#pragma unroll
-      for (int i = 0; i < 3; i++) {
-        DigitsOfTwo(digits, Pair(bytes, g * kBytes + 2 * i, g * kBytes + 2 * i + 1));
-        uint32_t* to = words + 16 * g + 5 * i;
-        to[0] = held.tables[g].OfPair(PermuteBytes(digits[0], digits[1], 0x51));
-        to[1] = held.tables[g].OfPair(PermuteBytes(digits[2], digits[3], 0x51));
-        to[2] = held.tables[g].OfPair(PermuteBytes(digits[4], digits[0], 0x71));
-        to[3] = held.tables[g].OfPair(PermuteBytes(digits[1], digits[2], 0x73));
-        to[4] = held.tables[g].OfPair(PermuteBytes(digits[3], digits[4], 0x73));
-      }
+    for (int i = 0; i < 3; i++) {
+      DigitsOfTwo(digits, Pair(bytes, 2 * i, 2 * i + 1));
+      words[5 * i] = table.OfPair(PermuteBytes(digits[0], digits[1], 0x51));
+      words[5 * i + 1] = table.OfPair(PermuteBytes(digits[2], digits[3], 0x51));
+      words[5 * i + 2] = table.OfPair(PermuteBytes(digits[4], digits[0], 0x71));
+      words[5 * i + 3] = table.OfPair(PermuteBytes(digits[1], digits[2], 0x73));
+      words[5 * i + 4] = table.OfPair(PermuteBytes(digits[3], digits[4], 0x73));
     }
-    DigitsOfTwo(digits, Pair(bytes, kBytes - 1, 2 * kBytes - 1));
-    words[15] = held.tables[0].OfPair(PermuteBytes(digits[0], digits[1], 0x51));
-    words[31] = held.tables[1].OfPair(PermuteBytes(digits[0], digits[1], 0x73));
-    StoreLine(at, line, words);
+    DigitsOfTwo(digits, Pair(bytes, 6, 6));
+    words[15] = table.OfPair(PermuteBytes(digits[0], digits[1], 0x51));
+    StoreHalfLine(at, line, half, words);
   }
 
  private:
   // The words from byte `skip` on.
-  static DEVICE void Align(const Held& held, uint32_t (&bytes)[4]) {
-    uint32_t by_eight[6], by_four[5];
+  static DEVICE void Align(const Held& held, uint32_t (&bytes)[2]) {
+    uint32_t by_four[3];
     const uint32_t selector = 0x3210u + 0x1111u * (held.skip & 3);
 #pragma unroll
-    for (int i = 0; i < 6; i++) by_eight[i] = held.skip & 8 ? held.words[i + 2] : held.words[i];
+    for (int i = 0; i < 3; i++) by_four[i] = held.skip & 4 ? held.words[i + 1] : held.words[i];
 #pragma unroll
-    for (int i = 0; i < 5; i++) by_four[i] = held.skip & 4 ? by_eight[i + 1] : by_eight[i];
-#pragma unroll
-    for (int i = 0; i < 4; i++) bytes[i] = PermuteBytes(by_four[i], by_four[i + 1], selector);
+    for (int i = 0; i < 2; i++) bytes[i] = PermuteBytes(by_four[i], by_four[i + 1], selector);
   }
   // Bytes i and j at bits 0 and 16.
-  static DEVICE uint32_t Pair(const uint32_t (&bytes)[4], int i, int j) {
+  static DEVICE uint32_t Pair(const uint32_t (&bytes)[2], int i, int j) {
     return PermuteBytes(bytes[i / 4], bytes[j / 4], uint32_t(i % 4 | (4 + j % 4) << 8)) & 0x00FF00FFu;
   }
 };
@@ -137,31 +127,27 @@ struct LineDecoder<0> {
 
   DEVICE void Fetch(Held&, int, int) const {}
 
-  DEVICE void Land(const Held&, uint32_t at, int line, int row, int input) const {
+  DEVICE void Land(const Held&, uint32_t at, int line, int half, int row, int input) const {
     int group = input / layout.Group(), place = input % layout.Group();
     const uint8_t* bytes = trits + int64_t(row) * layout.RowBytes();
     WeightTable table;
     int known = -1;  // the group of the table
-#pragma unroll 1
-    for (int c = 0; c < 8; c++) {
-      uint32_t words[4] = {};
+    uint32_t words[16] = {};
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        if (row < rows && input + 8 * c + i < layout.in_dim) {
-          if (known != group) table = WeightTable(Load(scale + int64_t(row) * layout.Groups() + group));
-          known = group;
-          uint32_t fraction = Fraction(Load(bytes + group * layout.GroupBytes() + place / 5));
-          for (int digit = 4; digit > place % 5; digit--) fraction = fraction * 3 & 255;
-          words[i / 2] |= uint32_t(OfDigit(table.low, table.high, fraction * 3 >> 8)) << (16 * (i % 2));
-        }
-        if (++place == layout.Group()) {
-          place = 0;
-          group++;
-        }
+    for (int i = 0; i < 32; i++) {
+      if (row < rows && input + i < layout.in_dim) {
+        if (known != group) table = WeightTable(Load(scale + int64_t(row) * layout.Groups() + group));
+        known = group;
+        uint32_t fraction = Fraction(Load(bytes + group * layout.GroupBytes() + place / 5));
+        for (int digit = 4; digit > place % 5; digit--) fraction = fraction * 3 & 255;
+        words[i / 2] |= uint32_t(OfDigit(table.low, table.high, fraction * 3 >> 8)) << (16 * (i % 2));
       }
-      SharedAt<uint4>(Swizzled(at + uint32_t(line * kLine + 16 * c)))[0] =
-          uint4{words[0], words[1], words[2], words[3]};
+      if (++place == layout.Group()) {
+        place = 0;
+        group++;
+      }
     }
+    StoreHalfLine(at, line, half, words);
   }
 };
 

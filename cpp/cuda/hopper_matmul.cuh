@@ -34,17 +34,17 @@ struct HopperMatmul {
     }
   };
 
-  // Row and first input of a line of a tile.
+  // Row and first input of half a line of a tile.
   static DEVICE int LineRow(const Tile& tile, int step, int line) {
     return kForward ? tile.column0 + line : step * hopper::kSteps + line % 64;
   }
-  static DEVICE int LineInput(const Tile& tile, int step, int line) {
-    return kForward ? step * hopper::kSteps : tile.column0 + line / 64 * 64;
+  static DEVICE int LineInput(const Tile& tile, int step, int line, int half) {
+    return (kForward ? step * hopper::kSteps : tile.column0 + line / 64 * 64) + 32 * half;
   }
 
   static DEVICE void Fill(const Call& call) {
-    static_assert(hopper::kColumns == hopper::kFillers, "a line for each thread");
-    const int line = int(threadIdx.x);
+    static_assert(2 * hopper::kColumns == hopper::kFillers, "half a line for each thread");
+    const int line = int(threadIdx.x) / 2, half = int(threadIdx.x) % 2;
     hopper::Filling filling;
     for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
       const Tile tile(call, index);
@@ -52,15 +52,17 @@ struct HopperMatmul {
       const Copier copier{call.Operand<bf16>(0, tile.member), length};
       const Decoder decoder(call, tile.member);
       typename Decoder::Held held;
-      if (tile.steps > 0) decoder.Fetch(held, LineRow(tile, tile.first, line), LineInput(tile, tile.first, line));
+      const auto fetch = [&](int step) {
+        decoder.Fetch(held, LineRow(tile, step, line), LineInput(tile, step, line, half));
+      };
+      if (tile.steps > 0) fetch(tile.first);
       for (int step = tile.first; step < tile.first + tile.steps; step++) {
         filling.Open();
         const uint32_t at = filling.turn.At();
         copier.Copy(tile.token0, call.tokens - tile.token0, step * hopper::kSteps, length - step * hopper::kSteps, at);
-        decoder.Land(held, at + hopper::kRight, line, LineRow(tile, step, line), LineInput(tile, step, line));
-        if (step + 1 < tile.first + tile.steps) {
-          decoder.Fetch(held, LineRow(tile, step + 1, line), LineInput(tile, step + 1, line));
-        }
+        decoder.Land(held, at + hopper::kRight, line, half, LineRow(tile, step, line),
+                     LineInput(tile, step, line, half));
+        if (step + 1 < tile.first + tile.steps) fetch(step + 1);
         filling.Close();
       }
     }
@@ -101,9 +103,11 @@ struct HopperMatmul {
   static DEVICE void Run(const Call& call) {
     hopper::StartRing();
     if (int(threadIdx.x) < hopper::kFillers) {
+      GiveUpRegisters<hopper::kFillersRegisters>();
       Fill(call);
       return;
     }
+    TakeRegisters<hopper::kMultipliersRegisters>();
     Multiplying multiplying;
     for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
       const Tile tile(call, index);

@@ -1,6 +1,6 @@
 // A 256 x 128 tile of a product on Hopper's warpgroups: what its kernels share.
 //
-// One warpgroup fills a ring of stages, two others multiply: each of these has 128 rows of the tile. A stage holds 64
+// Two warpgroups fill a ring of stages, two others multiply: each of these has 128 rows of the tile. A stage holds 64
 // steps of the contraction as lines of 64 values, swizzled: 256 lines of the left operand, then 128 of the right one,
 // which is the one that may have to be decoded. A line holds steps of one row or column of the tile, or, where the
 // contraction is the slow dimension (kSlow), 64 rows or columns at one step, in blocks of 64 steps each.
@@ -15,8 +15,9 @@
 namespace hopper {
 
 constexpr int kRows = 4 * kGroupRows, kColumns = kGroupColumns, kSteps = 64, kStages = 4;
-constexpr int kFillers = 128, kThreads = 384;
-constexpr int kLine = 128, kBlock = 64 * kLine;  // bytes of a line, and of 64
+constexpr int kFillers = 256, kThreads = 512;
+constexpr int kFillersRegisters = 88, kMultipliersRegisters = 168;  // of a thread: together all there are
+constexpr int kLine = 128, kBlock = 64 * kLine;                     // bytes of a line, and of 64
 constexpr int kRight = kRows * kLine, kStage = kRight + kColumns * kLine;
 constexpr int kBarriers = kStages * kStage, kShared = kBarriers + 2 * kStages * 8;
 
@@ -177,11 +178,11 @@ struct LineCopier {
   static DEVICE int Left(bool inside, int columns) { return inside ? Max(0, Min(8, columns)) : 0; }
 };
 
-// Stores a line of 64 values.
-DEVICE void StoreLine(uint32_t at, int line, const uint32_t (&words)[32]) {
+// Stores one half of a line: 32 values. The halves of four lines at one place of theirs lie in different banks.
+DEVICE void StoreHalfLine(uint32_t at, int line, int half, const uint32_t (&words)[16]) {
 #pragma unroll
-  for (int c = 0; c < 8; c++) {
-    SharedAt<uint4>(Swizzled(at + uint32_t(line * kLine + 16 * c)))[0] =
+  for (int c = 0; c < 4; c++) {
+    SharedAt<uint4>(Swizzled(at + uint32_t(line * kLine + half * 64 + 16 * c)))[0] =
         uint4{words[4 * c], words[4 * c + 1], words[4 * c + 2], words[4 * c + 3]};
   }
 }

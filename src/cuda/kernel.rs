@@ -26,8 +26,8 @@ pub const HEADERS: &[(&str, &str)] = &[
 const FIXED_GROUPS: [usize; 1] = [32];
 /// The architecture whose own instructions the kernels in `hopper*.cuh` use; no other has them.
 pub const HOPPER: &str = "sm_90a";
-/// Threads of their blocks: three warpgroups.
-const HOPPER_THREADS: u32 = 384;
+/// Threads of their blocks: four warpgroups.
+const HOPPER_THREADS: u32 = 512;
 /// Most tokens of each variant of the kernel for few tokens.
 pub const FEW_TOKENS: [usize; 3] = [1, 8, 16];
 

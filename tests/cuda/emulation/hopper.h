@@ -15,6 +15,7 @@
 namespace emulation {
 
 inline const char* const kBarrierWait = "an mbarrier";
+inline const char* const kRegisterWait = "setmaxnreg";
 
 inline void StartBarrier(uint32_t at, int arrivals) {
   OnWrite(at, 8, 8);
@@ -55,6 +56,22 @@ inline void WaitForPhase(uint32_t at, uint32_t parity) {
 }
 
 inline void FenceProxies() { self->proxies_fenced = block->stores; }
+
+// Threads start with an even share of the 64 K registers of a multiprocessor; more must have been given up by others.
+inline void SetRegisters(int count, bool take) {
+  const int even = int(65536 / block->threads.size()) / 8 * 8;
+  if (count % 8 || count < 24 || count > 256) Fail("setmaxnreg: %d is no lawful number of registers", count);
+  if (take ? count < even : count > even) Fail("setmaxnreg: %d registers, where the thread has %d", count, even);
+  block->registers_left += even - count;
+  while (block->registers_left < 0 && take) {
+    block->registers_left += count - even;
+    Wait(kRegisterWait);
+    block->registers_left += even - count;
+  }
+  for (auto& thread : block->threads) {
+    if (!thread.done && !thread.ready && thread.waits_in == kRegisterWait) thread.ready = true;
+  }
+}
 
 // The shared byte of value (row or column `outer`, step k) of an operand: 128-byte swizzle, 16-bit values.
 inline uint32_t OperandByte(uint64_t descriptor, bool slow, int outer, int k) {

@@ -112,6 +112,7 @@ struct Block {
   std::vector<Shadow> shadow;
   std::map<uint32_t, PhaseBarrier> phase_barriers;  // by their shared offset
   uint32_t stores = 0;
+  int64_t registers_left = 0;  // given up and not taken
   Options options;
   uint32_t random = 1;
   Context scheduler{};
@@ -239,6 +240,7 @@ inline void RunBlock(Block& b, const std::function<void()>& body) {
   b.barrier = {};
   b.phase_barriers.clear();
   b.stores = 0;
+  b.registers_left = 0;
   memset(b.shared, 0xFF, b.shared_bytes);
   b.shadow.assign(b.shared_bytes, Shadow{});
   b.body = &body;
