@@ -7,6 +7,11 @@ use Dtype::{Bfloat16, Float16, Float32};
 pub const HEADERS: &[(&str, &str)] = &[
     ("call.cuh", include_str!("../../cpp/cuda/call.cuh")),
     ("correlate.cuh", include_str!("../../cpp/cuda/correlate.cuh")),
+    ("hopper.cuh", include_str!("../../cpp/cuda/hopper.cuh")),
+    ("hopper_correlate.cuh", include_str!("../../cpp/cuda/hopper_correlate.cuh")),
+    ("hopper_decode.cuh", include_str!("../../cpp/cuda/hopper_decode.cuh")),
+    ("hopper_matmul.cuh", include_str!("../../cpp/cuda/hopper_matmul.cuh")),
+    ("hopper_tile.cuh", include_str!("../../cpp/cuda/hopper_tile.cuh")),
     ("matmul_few.cuh", include_str!("../../cpp/cuda/matmul_few.cuh")),
     ("matmul_many.cuh", include_str!("../../cpp/cuda/matmul_many.cuh")),
     ("matmul_transposed.cuh", include_str!("../../cpp/cuda/matmul_transposed.cuh")),
@@ -19,6 +24,10 @@ pub const HEADERS: &[(&str, &str)] = &[
 
 /// Group lengths that kernels are specialised on; all others run with a length known at run time, written 0.
 const FIXED_GROUPS: [usize; 1] = [32];
+/// The architecture whose own instructions the kernels in `hopper*.cuh` use; no other has them.
+pub const HOPPER: &str = "sm_90a";
+/// Threads of their blocks: four warpgroups.
+const HOPPER_THREADS: u32 = 512;
 /// Most tokens of each variant of the kernel for few tokens.
 pub const FEW_TOKENS: [usize; 3] = [1, 8, 16];
 
@@ -69,6 +78,23 @@ impl Kernel {
     pub fn matmul_transposed(x: Dtype, scale: Dtype, group: usize, asynchronous: bool) -> Self {
         let class = format!("MatmulTransposed<{}, {}, {}, {asynchronous}>", x.in_cuda(), scale.in_cuda(), fixed(group));
         Self { header: "matmul_transposed.cuh", class, threads: 256, resident: 1 }
+    }
+
+    /// Either product in bfloat16 on Hopper's warpgroups.
+    pub fn hopper_matmul(forward: bool, group: usize) -> Self {
+        let class = format!("HopperMatmul<{forward}, {}>", fixed(group));
+        Self { header: "hopper_matmul.cuh", class, threads: HOPPER_THREADS, resident: 1 }
+    }
+
+    /// Scores on Hopper's warpgroups.
+    pub fn hopper_correlate(x: Dtype) -> Self {
+        let class = format!("HopperCorrelate<{}>", x.in_cuda());
+        Self { header: "hopper_correlate.cuh", class, threads: HOPPER_THREADS, resident: 1 }
+    }
+
+    /// Whether an architecture, as in `sm_80`, has the instructions of this kernel.
+    pub fn runs_on(&self, architecture: &str) -> bool {
+        !self.header.starts_with("hopper") || architecture == HOPPER
     }
 
     /// Scores of `dy^t x`.
@@ -127,6 +153,10 @@ impl Kernel {
             all.extend([false, true].map(|asynchronous| Self::matmul_many(x, scale, group, asynchronous && copies(x))));
             all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && x == Bfloat16)));
         }
+        for group in groups {
+            all.extend([true, false].map(|forward| Self::hopper_matmul(forward, group)));
+        }
+        all.extend([Float16, Bfloat16].map(Self::hopper_correlate));
         for x in [Float32, Float16, Bfloat16] {
             all.extend([false, true].map(|asynchronous| Self::correlate(x, asynchronous && copies(x))));
             all.push(Self::reduce(x));

@@ -6,10 +6,17 @@ use std::ptr;
 
 use cudarc::driver::sys::{self, CUstream};
 
+use super::call::Launch;
 use super::device::{Current, check};
 use super::modules;
 use super::plan::Plan;
 use crate::error::Result;
+
+/// What the current context's card launches.
+fn chosen<'a>(plan: &'a Plan, current: &Current) -> Result<&'a [Launch]> {
+    // Asked only where it matters: this runs before every execution.
+    if plan.hopper.is_some() { Ok(plan.on(&current.architecture()?)) } else { Ok(&plan.launches) }
+}
 
 /// Loads what a plan launches.
 ///
@@ -21,7 +28,7 @@ pub unsafe fn initialize(plan: &Plan, stream: *mut c_void) -> Result<()> {
     }
     // SAFETY: the caller's promise.
     let current = unsafe { Current::of(stream) }?;
-    plan.launches.iter().try_for_each(|launch| modules::prepare(&current, &launch.kernel, launch.shared))
+    chosen(plan, &current)?.iter().try_for_each(|launch| modules::prepare(&current, &launch.kernel, launch.shared))
 }
 
 /// Launches a plan.
@@ -34,7 +41,7 @@ pub unsafe fn execute(plan: &Plan, stream: *mut c_void) -> Result<()> {
     }
     // SAFETY: the caller's promise.
     let current = unsafe { Current::of(stream) }?;
-    for launch in &plan.launches {
+    for launch in chosen(plan, &current)? {
         let function = modules::find(&current, &launch.kernel)?;
         let mut parameters = [ptr::from_ref(&launch.call).cast_mut().cast::<c_void>()];
         let [x, y, z] = launch.grid;

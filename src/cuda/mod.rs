@@ -6,7 +6,7 @@
 //! | [`kernel`] | the CUDA sources and their specialisations |
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
-//! | [`plan`] | from one custom call to its launches |
+//! | [`plan`], [`hopper`] | from one custom call to its launches |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
 //! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
 //! | [`device`], [`modules`], [`launch`] | the driver: contexts, loaded kernels, launches |
@@ -18,6 +18,7 @@ pub mod call;
 pub mod compile;
 pub mod device;
 pub mod ensemble;
+pub mod hopper;
 pub mod kernel;
 pub mod launch;
 pub mod library;

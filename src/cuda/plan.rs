@@ -1,9 +1,10 @@
 //! From one custom call to its launches: shapes checked, kernels chosen, grids and shared memory counted. Depends on shapes and
-//! types alone, never on the card, so that every card gives the same sums.
+//! types alone, never on the card, so that every card gives the same sums; but for Hopper, whose own launches stand beside the others.
 
 use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};
-use super::kernel::{FEW_TOKENS, Kernel, copies, tile_steps};
+use super::hopper;
+use super::kernel::{FEW_TOKENS, HOPPER, Kernel, copies, fixed, tile_steps};
 use super::tensor::{Dtype, Tensor};
 use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
@@ -53,6 +54,27 @@ pub struct Plan {
     pub launches: Vec<Launch>,
     /// Elements of scratch.
     pub scratch: usize,
+    /// The same call on Hopper's own instructions, where there is such a kernel.
+    pub hopper: Option<Alternative>,
+}
+
+/// Other launches of a call, for cards of one architecture.
+#[derive(Debug)]
+pub struct Alternative {
+    /// The launches, in order.
+    pub launches: Vec<Launch>,
+    /// Whether they should be faster.
+    pub pays: bool,
+}
+
+impl Plan {
+    /// What a card of an architecture, as in `sm_90a`, launches.
+    pub fn on(&self, architecture: &str) -> &[Launch] {
+        match &self.hopper {
+            Some(alternative) if alternative.pays && architecture == HOPPER => &alternative.launches,
+            _ => &self.launches,
+        }
+    }
 }
 
 /// Plans a call. Where the scratch result is missing its address is 0: such a plan is for its size alone.
@@ -253,16 +275,44 @@ impl<'a> Product<'a> {
         Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps).max(1), shared })
     }
 
+    /// Either product in bfloat16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
+    fn hopper(&self, members: usize, most_splits: usize) -> Option<(Shape, bool)> {
+        if self.data.dtype != Bfloat16 || self.scale.dtype != Bfloat16 {
+            return None;
+        }
+        let (columns, length) = (self.result_dim(), if self.forward { self.layout.in_dim() } else { self.out_dim });
+        let tiles = hopper::Tiles::of(self.tokens, columns, members);
+        let steps = length.div_ceil(hopper::STEPS);
+        let wanted = tiles.wanted_splits(steps).min(most_splits);
+        let split_steps = steps.div_ceil(wanted).max(1);
+        let kernel = Kernel::hopper_matmul(self.forward, self.group());
+        let splits = steps.div_ceil(split_steps).max(1);
+        let shape = Shape { kernel, grid: [tiles.blocks(splits), 1], split_steps, splits, shared: hopper::SHARED };
+        Some((shape, self.tokens >= hopper::FEWEST_TOKENS && fixed(self.group()) != 0))
+    }
+
     fn plan(&self, scratch: &[Tensor]) -> Result<Plan> {
         let shape = self.shape()?;
         let each = self.tokens * self.result_dim();
         let members: usize = self.ensemble.iter().product();
         let partial = if shape.splits > 1 { shape.splits * each } else { 0 };
-        let mut plan = Plan { launches: Vec::new(), scratch: (members * partial).max(1) };
+        let mut plan = Plan { launches: Vec::new(), scratch: (members * partial).max(1), hopper: None };
         if each == 0 {
             return Ok(plan);
         }
         let scratch_at = scratch_address(self.operation, scratch, plan.scratch)?;
+        plan.launches = self.launches(&shape, scratch_at)?;
+        if let Some((shape, pays)) = self.hopper(members, shape.splits) {
+            plan.hopper = Some(Alternative { launches: self.launches(&shape, scratch_at)?, pays });
+        }
+        Ok(plan)
+    }
+
+    /// The launches of a product in one shape, and of the sum of its parts.
+    fn launches(&self, shape: &Shape, scratch_at: u64) -> Result<Vec<Launch>> {
+        let mut launches = Vec::new();
+        let each = self.tokens * self.result_dim();
+        let partial = if shape.splits > 1 { shape.splits * each } else { 0 };
         let (in_dim, out_dim) = (self.layout.in_dim(), self.out_dim);
         let from = if self.forward { in_dim } else { out_dim };
         let weights = (out_dim * self.layout.row_bytes(), out_dim * self.layout.groups());
@@ -280,7 +330,7 @@ impl<'a> Product<'a> {
             } else {
                 [shape.grid[0], shape.grid[1], members * splits]
             };
-            plan.launches.push(Launch { kernel: shape.kernel.clone(), grid, call, shared: shape.shared as u32 });
+            launches.push(Launch { kernel: shape.kernel.clone(), grid, call, shared: shape.shared as u32 });
             if shape.splits > 1 {
                 let call = Call {
                     operands: [call.results[1], 0, 0, 0],
@@ -291,10 +341,10 @@ impl<'a> Product<'a> {
                     ..call
                 };
                 let grid = [blocks(self.operation, each, 256)?, members, 1];
-                plan.launches.push(Launch { kernel: Kernel::reduce(self.result.dtype), grid, call, shared: 0 });
+                launches.push(Launch { kernel: Kernel::reduce(self.result.dtype), grid, call, shared: 0 });
             }
         }
-        Ok(plan)
+        Ok(launches)
     }
 }
 
@@ -350,12 +400,19 @@ fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Te
     let shared = ring.max(TILE * (TILE + 4)) as u32;
     let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
     let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
-    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
+    let mut on_hopper = Vec::new();
     for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], 1)? {
         let mut call = base(OPERATION, layout, out_dim, tokens, attributes)?;
         place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
-        let grid = [grid[0], grid[1], run.members as u32];
+        let members = run.members as u32;
+        let wide = [blocks(OPERATION, out_dim.max(1), hopper::ROWS)?, grid[1], members];
+        on_hopper.push(Launch { kernel: Kernel::hopper_correlate(x.dtype), grid: wide, call, shared: hopper::SHARED as u32 });
+        let grid = [grid[0], grid[1], members];
         plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+    }
+    if copies(x.dtype) {
+        plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS });
     }
     Ok(plan)
 }
@@ -370,7 +427,7 @@ fn correlate_dense(dw: &Tensor, trits: &Tensor, score: &Tensor, attributes: Attr
     trits.expect(OPERATION, "trits", &[Uint8], &[trits.leading(OPERATION, "trits", rank)?, &matrix].concat())?;
     score.expect(OPERATION, "score", &[Float32], &[ensemble, &matrix[..2]].concat())?;
     let scores = out_dim * layout.groups();
-    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
     if scores == 0 {
         return Ok(plan);
     }
@@ -393,7 +450,7 @@ fn scales(exponent: &Tensor, corr: &Tensor, step: &Tensor, scale: &Tensor, attri
     step.expect(OPERATION, "step", &[Int32], &[ensemble, &[2]].concat())?;
     scale.expect(OPERATION, "scale", &[Float32, Bfloat16], &exponent.shape)?;
     let count: usize = exponent.shape[rank..].iter().product();
-    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
     if count == 0 {
         return Ok(plan);
     }
@@ -434,7 +491,7 @@ fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor],
     let count: usize = score.shape[rank..].iter().product();
     let members: usize = ensemble.iter().product();
     let splits = count.div_ceil(CHECKED).clamp(1, 64);
-    let mut plan = Plan { launches: Vec::new(), scratch: (members * splits).max(1) };
+    let mut plan = Plan { launches: Vec::new(), scratch: (members * splits).max(1), hopper: None };
     let flags = scratch_address(OPERATION, scratch, plan.scratch)?;
     for run in runs(OPERATION, ensemble, &[("corr", corr), ("step", step), ("score", score), ("votes", votes)], 1)? {
         let mut call = Call {
@@ -477,7 +534,7 @@ fn bytes(
         scale.expect(operation, "scale", &[Float32, Bfloat16], &[rows, &matrix[..1]].concat())?;
     }
     let count = rows.iter().product::<usize>() * layout.row_bytes();
-    let mut plan = Plan { launches: Vec::new(), scratch: 0 };
+    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
     if count == 0 {
         return Ok(plan);
     }

@@ -35,6 +35,10 @@ const TRANSPOSED: &str = "MatmulTransposed<float, float, 32, false>";
 const TRANSPOSED_ASYNC: &str = "MatmulTransposed<bf16, bf16, 0, true>";
 const CORRELATE: &str = "Correlate<float, false>";
 const CORRELATE_ASYNC: &str = "Correlate<bf16, true>";
+const HOPPER: &str = "HopperMatmul<true, 32>";
+const HOPPER_TRANSPOSED: &str = "HopperMatmul<false, 32>";
+const HOPPER_ANY: &str = "HopperMatmul<true, 0>";
+const HOPPER_CORRELATE: &str = "HopperCorrelate<bf16>";
 
 const FAULTS: &[Fault] = &[
     fault("matmul_few.cuh", "    SyncBlock();\n\n    float sums", "\n    float sums", FEW, [1, 2000, 20, 32]),
@@ -82,6 +86,43 @@ const FAULTS: &[Fault] = &[
     fault("state.cuh", "double(size) <= limit", "double(size) < limit", "AccumulateCheck", [0, 64, 9, 32]),
     fault("state.cuh", "SyncBlock();\n    if (threadIdx.x)", "if (threadIdx.x)", "AccumulateCheck", [0, 64, 9, 32]),
     fault("state.cuh", "uint64_t(corr) - uint64_t(score)", "uint64_t(int64_t(int(corr) - int(score)))", "Accumulate", [0, 64, 9, 32]),
+    fault("hopper_tile.cuh", "at >> 3 & 0x70", "at >> 3 & 0x30", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "kSlow ? k * kLine : 2 * k", "2 * k", HOPPER_TRANSPOSED, [20, 96, 70, 32]),
+    fault("hopper_tile.cuh", "kSlow ? kBlock / 16 : 1", "1", HOPPER_TRANSPOSED, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "8 * kLine / 16", "kLine / 16", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "block * kBlock", "0", HOPPER, [70, 64, 9, 32]),
+    fault("hopper_tile.cuh", "WaitForCopies<1>();", "", HOPPER, [20, 200, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForCopies<0>();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "FenceProxies();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "SyncWarp();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "Full(stage), kFillers / 32", "Full(stage), kFillers / 64", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "turn.parity ^ 1", "turn.parity", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "Full(turn.stage), turn.parity)", "Full(turn.stage), turn.parity ^ 1)", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForPhase(Empty(turn.stage), turn.parity ^ 1);", "", HOPPER, [20, 520, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForPhase(Full(turn.stage), turn.parity);", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "uint32_t(stage == 0)", "1", HOPPER, [20, 520, 20, 32]),
+    fault("hopper_tile.cuh", "    owing = true;", "    owing = false;", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "if (s > 0) Release(before);", "", HOPPER, [20, 520, 20, 32]),
+    fault("hopper_tile.cuh", "if (s > 0) Release(before);", "Release(turn.stage);", HOPPER, [20, 520, 20, 32]),
+    fault("hopper_tile.cuh", "if (steps > 0) Release(before);", "Release(before), Release(before);", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForProducts<1>(d);", "WaitForProducts<2>(d);", HOPPER, [20, 1040, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForProducts<0>(d);", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "FenceAccumulators();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "Max(0, Min(8, columns))", "8", HOPPER, [20, 352, 24, 32]),
+    fault("hopper_decode.cuh", "0x03EB03EBu", "0x038B038Bu", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "held.skip & 4", "held.skip & 1", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "start + 16 <= end", "true", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "|| group >= groups", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "0x71", "0x73", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "known != group", "known < 0", HOPPER_ANY, [20, 72, 20, 24]),
+    fault("hopper_matmul.cuh", "hopper::kSteps + line % 64", "hopper::kSteps + line", HOPPER_TRANSPOSED, [20, 96, 100, 32]),
+    fault("hopper_matmul.cuh", "if (row >= call.tokens) continue;", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "GiveUpRegisters<hopper::kFillersRegisters>();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "left > 1)", "true)", HOPPER, [20, 96, 21, 32]),
+    fault("hopper_correlate.cuh", "SyncBlock();  // the signs", "// the signs", HOPPER_CORRELATE, [20, 96, 24, 32]),
+    fault("hopper_correlate.cuh", "SyncBlock();  // before the next", "// before the next", HOPPER_CORRELATE, [20, 600, 20, 600]),
+    fault("hopper_correlate.cuh", "first ? Load(to) : 0.0f", "0.0f", HOPPER_CORRELATE, [20, 300, 20, 300]),
+    fault("hopper_correlate.cuh", "call.tokens - token, input0", "hopper::kSteps, input0", HOPPER_CORRELATE, [20, 96, 24, 32]),
 ];
 
 /// The one place of `right` in a header of the repository, with `wrong` there instead.
@@ -96,7 +137,7 @@ fn mutated(fault: &Fault) -> String {
 fn machine() -> Machine {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda/faults");
     // Shared by all, so that `struct Call` is one type.
-    let common = ["ptx.cuh", "numbers.cuh", "call.cuh"];
+    let common = ["ptx.cuh", "hopper.cuh", "numbers.cuh", "call.cuh"];
     // What a mistake leaves unused is no news.
     let mut prelude =
         String::from("#pragma GCC diagnostic ignored \"-Wunused-variable\"\n#pragma GCC diagnostic ignored \"-Wunused-parameter\"\n");
@@ -111,7 +152,7 @@ fn machine() -> Machine {
             // Copies must differ, or `#pragma once` takes them for one file.
             fs::write(own.join(name), format!("{text}// fault {index}\n")).expect("a header");
         }
-        let defining = if fault.header == "tile.cuh" { includes_of(fault.class) } else { fault.header };
+        let defining = includes_of(fault.class).unwrap_or(fault.header);
         prelude += &format!("namespace fault_{index} {{\n#include \"{}\"\n}}\n", own.join(defining).display());
         kernels.push((name(index), format!("fault_{index}::{}", fault.class)));
     }
@@ -126,13 +167,16 @@ fn name(index: usize) -> String {
     format!("fault {index}")
 }
 
-/// The header that defines a class.
-fn includes_of(class: &str) -> &'static str {
-    match class {
-        class if class.starts_with("MatmulMany") => "matmul_many.cuh",
-        class if class.starts_with("MatmulTransposed") => "matmul_transposed.cuh",
-        _ => "correlate.cuh",
-    }
+/// The header that defines a class, where it may not be the one with the fault.
+fn includes_of(class: &str) -> Option<&'static str> {
+    let headers = [
+        ("MatmulMany<", "matmul_many.cuh"),
+        ("MatmulTransposed<", "matmul_transposed.cuh"),
+        ("Correlate<", "correlate.cuh"),
+        ("HopperMatmul<", "hopper_matmul.cuh"),
+        ("HopperCorrelate<", "hopper_correlate.cuh"),
+    ];
+    headers.iter().find(|(start, _)| class.starts_with(start)).map(|&(_, header)| header)
 }
 
 /// What became of a call in which `fault` stands for its class, or of the right call where there is no fault.
@@ -146,9 +190,11 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn call(&self, operation: &str, attributes: Attributes, operands: &[&Buffer<'_>], results: &[&Buffer<'_>]) -> Result<(), String> {
         let (plan, _scratch) = planned(self.machine, operation, attributes, operands, results);
-        let meets = plan.launches.iter().any(|launch| launch.kernel.class == self.fault.class);
+        let on_hopper = self.fault.class.starts_with("Hopper");
+        let launches = if on_hopper { plan.hopper.expect("a kernel on warpgroups").launches } else { plan.launches };
+        let meets = launches.iter().any(|launch| launch.kernel.class == self.fault.class);
         assert!(meets, "{} of {:?} does not run {}", operation, self.fault.shape, self.fault.class);
-        for launch in &plan.launches {
+        for launch in &launches {
             let seeded = self.seeded.filter(|_| launch.kernel.class == self.fault.class);
             let name = seeded.map_or(launch.kernel.class.clone(), name);
             self.machine.launch(&name, launch, self.options)?;
@@ -161,7 +207,11 @@ impl Trial<'_> {
         if self.fault.header == "state.cuh" {
             return self.state();
         }
-        if self.fault.class.contains("bf16") { self.values::<bf16>(true) } else { self.values::<f32>(false) }
+        if self.fault.class.contains("bf16") || self.fault.class.starts_with("Hopper") {
+            self.values::<bf16>(true)
+        } else {
+            self.values::<f32>(false)
+        }
     }
 
     fn values<X: Number>(&self, narrow: bool) -> Result<(), String> {
@@ -172,7 +222,8 @@ impl Trial<'_> {
             }
             let correct = match self.fault.class.split('<').next() {
                 Some("MatmulTransposed") => self.product(&problem, false, narrow)?,
-                Some("Correlate") => self.scores(&problem, values)?,
+                Some("Correlate" | "HopperCorrelate") => self.scores(&problem, values)?,
+                _ if self.fault.class == HOPPER_TRANSPOSED => self.product(&problem, false, narrow)?,
                 _ => self.product(&problem, true, narrow)?,
             };
             if !correct {

@@ -110,7 +110,7 @@ impl Machine {
         fs::create_dir_all(&folder).expect("a folder for the emulated kernels");
         let mut hash = DefaultHasher::new();
         (sources, HEADERS, compiler()).hash(&mut hash);
-        for file in ["entry.h", "fibers.h", "machine.h", "memory.h"] {
+        for file in ["entry.h", "fibers.h", "hopper.h", "machine.h", "memory.h"] {
             fs::read(repository().join("tests/cuda/emulation").join(file)).expect("the emulation").hash(&mut hash);
         }
         let stem = format!("{name}-{:016x}", hash.finish());

@@ -10,6 +10,7 @@ mod common;
 mod device;
 mod ensembles;
 mod faults;
+mod hopper;
 mod machine;
 mod plans;
 mod products;

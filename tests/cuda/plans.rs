@@ -20,14 +20,17 @@ fn planned(operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, attribu
     plan(&Request { operation: operation.into(), operands, results, attributes }).map_err(|error| error.to_string())
 }
 
+/// Dynamic shared memory of one block on Hopper.
+const HOPPER: u32 = 227 << 10;
+
 /// Trits and scales of a weight.
 fn weight(in_dim: usize, out: usize, group_size: usize, scale: Dtype) -> [Tensor; 2] {
     let groups = in_dim.div_ceil(group_size);
     [tensor(Dtype::Uint8, &[out, groups, group_size.min(in_dim).div_ceil(5)]), tensor(scale, &[out, groups])]
 }
 
-/// Launches of the products and scores of one layer.
-fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, scale: Dtype) -> Vec<Launch> {
+/// Plans of the products and scores of one layer.
+fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, scale: Dtype) -> [Plan; 3] {
     let [trits, scale] = weight(in_dim, out, group_size, scale);
     let (wide, narrow) = (tensor(x, &[tokens, in_dim]), tensor(x, &[tokens, out]));
     let score = tensor(Dtype::Float32, &scale.shape);
@@ -36,7 +39,7 @@ fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, 
     let forward = planned("matmul", vec![wide.clone(), trits.clone(), scale.clone()], vec![narrow.clone()], attributes);
     let backward = planned("matmul_transposed", vec![narrow.clone(), trits.clone(), scale], vec![wide.clone()], attributes);
     let scores = planned("correlate", vec![wide, narrow, trits], vec![score, votes], attributes);
-    [forward, backward, scores].into_iter().flat_map(|plan| plan.expect("a lawful layer").launches).collect()
+    [forward, backward, scores].map(|plan| plan.expect("a lawful layer"))
 }
 
 #[test]
@@ -51,9 +54,12 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
                     (Dtype::Bfloat16, Dtype::Float32),
                     (Dtype::Bfloat16, Dtype::Bfloat16),
                 ] {
-                    for launch in layer(tokens, in_dim, out, group_size, x, scale) {
+                    let plans = layer(tokens, in_dim, out, group_size, x, scale);
+                    let on_hopper = plans.iter().filter_map(|plan| plan.hopper.as_ref()).flat_map(|plan| &plan.launches);
+                    let launches = plans.iter().flat_map(|plan| &plan.launches).map(|launch| (launch, SMALLEST_CARD));
+                    for (launch, most) in launches.chain(on_hopper.map(|launch| (launch, HOPPER))) {
                         let what = format!("{tokens} tokens, {out}x{in_dim} in groups of {group_size}: {launch:?}");
-                        assert!(launch.shared <= SMALLEST_CARD, "{what}");
+                        assert!(launch.shared <= most, "{what}");
                         assert!(known.contains(&launch.kernel.class), "{what}");
                         let [x, y, z] = launch.grid;
                         assert!(x >= 1 && i32::try_from(x).is_ok() && (1..=65_535).contains(&y) && (1..=65_535).contains(&z), "{what}");
@@ -62,6 +68,23 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
             }
         }
     }
+}
+
+#[test]
+fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_bfloat16() {
+    let of_hopper = |launches: &[Launch]| launches.iter().filter(|launch| launch.kernel.header.starts_with("hopper")).count();
+    let chosen = |architecture: &str, tokens: usize, group_size: usize, x: Dtype, scale: Dtype| {
+        layer(tokens, 4096, 4096, group_size, x, scale).map(|plan| of_hopper(plan.on(architecture)))
+    };
+    let (narrow, half) = ((Dtype::Bfloat16, Dtype::Bfloat16), (Dtype::Float16, Dtype::Float32));
+    assert_eq!(chosen("sm_90a", 4096, 32, narrow.0, narrow.1), [1, 1, 1]);
+    for architecture in ["sm_80", "sm_89", "sm_100a", "sm_120a"] {
+        assert_eq!(chosen(architecture, 4096, 32, narrow.0, narrow.1), [0, 0, 0], "{architecture}");
+    }
+    assert_eq!(chosen("sm_90a", 16, 32, narrow.0, narrow.1), [0, 0, 0], "few tokens");
+    assert_eq!(chosen("sm_90a", 4096, 24, narrow.0, narrow.1), [0, 0, 1], "groups that are decoded value by value");
+    assert_eq!(chosen("sm_90a", 4096, 32, half.0, half.1), [0, 0, 1], "products of float32 grade");
+    assert_eq!(chosen("sm_90a", 4096, 32, Dtype::Float32, Dtype::Float32), [0, 0, 0]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 // emulation gives.
 #pragma once
 #include "call.cuh"
+#include "hopper_tile.cuh"
 #include "numbers.cuh"
 
 DEVICE void Write(const Call& call, int words, int index, uint32_t value) {
@@ -118,5 +119,70 @@ struct UnitMultiply {
     float d[4] = {float(t), float(-t), 0.5f, 100.0f};
     Multiply<kHalf, kK / 4, kK / 8>(d, a, b);
     for (int i = 0; i < kWords; i++) Write(call, kWords, i, FloatBits(d[i]));
+  }
+};
+
+// Hopper's own: a warpgroup of 128 threads. Warp w hands a number to warp w + 1 through shared memory, round after
+// round, and waits for each phase at its parity; two barriers are started with 1 and 32 arrivals.
+struct UnitHopperBarriers {
+  static constexpr int kWords = 6;
+  static DEVICE void Run(const Call& call) {
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const auto barrier = [](int of, int kind) { return SharedAt<uint64_t>(uint32_t(16 * of + 8 * kind)); };
+    const auto box = [](int of, int from) { return SharedAt<uint32_t>(uint32_t(128 + 128 * of + 4 * from)); };
+    if (threadIdx.x == 0) {
+      for (int of = 0; of < 4; of++) {
+        StartBarrier(barrier(of, 0), 32);
+        StartBarrier(barrier(of, 1), 1);
+      }
+    }
+    SyncBlock();
+    uint32_t value = threadIdx.x * 2654435761u;
+    for (int round = 0; round < kWords; round++) {
+      const int next = (warp + 1) % 4;
+      WaitForPhase(barrier(next, 1), uint32_t(round & 1) ^ 1);
+      box(next, lane)[0] = value;
+      Arrive(barrier(next, 0));
+      WaitForPhase(barrier(warp, 0), uint32_t(round & 1));
+      value = 3u * uint32_t(box(warp, (lane + round) % 32)[0]) + uint32_t(warp);
+      SyncWarp();
+      if (lane == 0) Arrive(barrier(warp, 1));
+      Write(call, kWords, round, value);
+    }
+  }
+};
+
+// Four steps of 16 on 64 x 64 by 64 x 128 small whole numbers in the layout of a stage, written by ordinary stores:
+// the layouts of operands and accumulators. The last word is made of all accumulators.
+template <bool kHalf, bool kSlowA, bool kSlowB>
+struct UnitHopperMultiply {
+  static constexpr int kWords = 9;
+  static DEVICE void Run(const Call& call) {
+    constexpr uint32_t kLeft = 0, kRight = 64 * hopper::kLine;
+    for (int i = int(threadIdx.x); i < 192 * 64; i += 128) {
+      const float value = float(i * 37 % 23 - 11);
+      SharedAt<uint16_t>(hopper::Swizzled(uint32_t(2 * i)))[0] = kHalf ? ToF16(value).bits : ToBf16(value).bits;
+    }
+    FenceProxies();
+    SyncBlock();
+    float d[2][kAccumulators];
+    for (int i = 0; i < kAccumulators; i++) {
+      d[0][i] = float(int(threadIdx.x) - i);
+      d[1][i] = 0.0f;
+    }
+    FenceAccumulators();
+#pragma unroll
+    for (int k = 0; k < 64; k += 16) {
+      MultiplyGroup<kHalf, kSlowA, kSlowB>(d[0], hopper::Operand<kSlowA>(kLeft, k), hopper::Operand<kSlowB>(kRight, k));
+    }
+    CommitProducts();
+    WaitForProducts<0>(d);
+    uint32_t all = 2166136261u;
+#pragma unroll
+    for (int i = 0; i < kAccumulators; i++) {
+      all = (all ^ uint32_t(int(d[0][i]))) * 16777619u;
+      if (i % 9 == 0) Write(call, kWords, i / 9, FloatBits(d[0][i]));
+    }
+    Write(call, kWords, kWords - 1, all);
   }
 };

@@ -11,8 +11,8 @@ use ternax::cuda::kernel::Kernel;
 use crate::device::Buffer;
 use crate::machine::{Machine, OPTIONS, registry};
 
-/// Classes of `units.cuh`, and the words that each thread of a warp writes.
-const UNITS: [(&str, usize); 11] = [
+/// Classes of `units.cuh`, and the words that each thread of a warp writes, or of a warpgroup for those of Hopper.
+const UNITS: [(&str, usize); 16] = [
     ("UnitConversions", 32),
     ("UnitBytes", 24),
     ("UnitArithmetic", 10),
@@ -24,6 +24,11 @@ const UNITS: [(&str, usize); 11] = [
     ("UnitMultiply<false, 8>", 4),
     ("UnitMultiply<true, 16>", 4),
     ("UnitMultiply<true, 8>", 4),
+    ("UnitHopperBarriers", 6),
+    ("UnitHopperMultiply<false, false, false>", 9),
+    ("UnitHopperMultiply<false, false, true>", 9),
+    ("UnitHopperMultiply<true, true, true>", 9),
+    ("UnitHopperMultiply<true, true, false>", 9),
 ];
 
 fn here() -> PathBuf {
@@ -35,17 +40,20 @@ fn the_emulated_instructions_give_what_is_committed_under_every_schedule() {
     let kernels = UNITS.map(|(class, _)| (class.to_owned(), class.to_owned()));
     let text = fs::read_to_string(here().join("units.cuh")).expect("the units");
     let machine = Machine::build("units", &[registry(true, &text.replace("#pragma once", ""), &kernels)], &here().join("../../cpp/cuda"));
-    let mut report = String::from("# Class and words of each thread, then the words of a warp: written by tests/cuda/units.rs.\n");
+    let mut report = String::from(
+        "# Class and words of each thread, then the words of a warp, or of a warpgroup for UnitHopper: written by tests/cuda/units.rs.\n",
+    );
     for (class, words) in UNITS {
+        let (threads, shared) = if class.starts_with("UnitHopper") { (128, 192 * 128) } else { (32, 1024) };
         let found = OPTIONS.map(|options| {
             // The second half is what UnitCopies copies from.
-            let mut start = vec![0_i32; 32 * words];
-            start.extend(0..32 * words as i32);
-            let buffer = Buffer::of(&machine, &start, &[64 * words]);
+            let mut start = vec![0_i32; threads * words];
+            start.extend(0..(threads * words) as i32);
+            let buffer = Buffer::of(&machine, &start, &[2 * threads * words]);
             let call = Call { results: [buffer.tensor().address, 0, 0], ..Call::default() };
-            let kernel = Kernel { header: "units.cuh", class: class.into(), threads: 32, resident: 1 };
-            machine.launch(class, &Launch { kernel, grid: [1, 1, 1], call, shared: 1024 }, options).expect(class);
-            buffer.values::<i32>()[..32 * words].to_vec()
+            let kernel = Kernel { header: "units.cuh", class: class.into(), threads: threads as u32, resident: 1 };
+            machine.launch(class, &Launch { kernel, grid: [1, 1, 1], call, shared }, options).expect(class);
+            buffer.values::<i32>()[..threads * words].to_vec()
         });
         assert!(found[1..].iter().all(|other| *other == found[0]), "{class} depends on the schedule");
         writeln!(report, "{class} {words}").expect("a string grows");

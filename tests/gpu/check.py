@@ -51,6 +51,7 @@ def steps(folder: pathlib.Path, platform: str, tiny: bool) -> list[Step]:
             60,
             on | {"XLA_FLAGS": GRAPHS if platform != "cpu" else ""},
         ),
+        Step("many tokens against exact sums", [python, str(HERE / "programs.py"), "many"], 60, on),
         Step(
             "compute-sanitizer memcheck",
             [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", python, str(HERE / "programs.py"), "small"],

@@ -1,6 +1,6 @@
-"""Programs on the card: the integer state against the CPU's, CUDA graphs, and a small set for compute-sanitizer.
+"""Programs on the card: the integer state against the CPU's, CUDA graphs, many tokens, and a small set for compute-sanitizer.
 
-usage: programs.py state | graph | small
+usage: programs.py state | graph | many | small
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import ternax as tx
 
 WIDTHS, TOKENS, STEPS = (512, 1024, 512), 256, 20
 REPLAYS = 5
+# Tokens, inputs, outputs and group size.
+MANY = ((256, 512, 256, 32), (300, 352, 330, 32), (1030, 704, 265, 32), (257, 4096, 136, 32), (520, 300, 77, 300))
 
 
 def dyadic(random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -79,6 +81,34 @@ def graph(platform: str) -> int:
     return int(not equal or (platform != "cpu" and inside == 0))
 
 
+def many(platform: str) -> int:
+    """Products and scores of many tokens on numbers whose sums are exact: what a card with warpgroups computes on these must not differ
+    by a bit, at tiles that are full and ragged, rows that are aligned and not, contractions that are split and not."""
+    random, differ = np.random.default_rng(4), 0
+    for tokens, in_dim, out, group in MANY:
+        trits = random.integers(-1, 2, (out, in_dim)).astype(np.int8)
+        groups = -(-in_dim // group)
+        scale = 2.0 ** random.integers(-3, 2, (out, groups))
+        weight = np.repeat(scale, group, axis=1)[:, :in_dim] * trits
+        packed = tx.ops.pack(trits, group_size=group)
+        for dtype, scales in ((jnp.bfloat16, jnp.bfloat16), (jnp.float16, jnp.float32)):
+            x, dy = dyadic(random, tokens, in_dim), dyadic(random, tokens, out)
+            operands = (packed, jnp.asarray(scale, scales))
+            y = tx.ops.matmul(jnp.asarray(x, dtype), *operands, group_size=group, dtype=jnp.float32)
+            dx = tx.ops.matmul_transposed(jnp.asarray(dy, dtype), *operands, in_dim=in_dim, group_size=group, dtype=jnp.float32)
+            score, _ = tx.ops.correlate(jnp.asarray(x, dtype), jnp.asarray(dy, dtype), packed, group_size=group)
+            agreement = np.sign(dy.astype(np.float64).T @ x) * trits
+            wanted = np.add.reduceat(agreement, np.arange(groups) * group, axis=1)
+            for name, found, exact in (("y", y, x @ weight.T), ("dx", dx, dy @ weight), ("score", score, wanted)):
+                wrong = int((np.asarray(found) != exact).sum())
+                differ += wrong > 0
+                if wrong:
+                    call = f"{name} of {tokens} tokens, {out}x{in_dim} in groups of {group}, {np.dtype(dtype).name}"
+                    print(f"{call}: {wrong} of {exact.size} differ")
+    print(f"many tokens on {platform}: {'exact' if not differ else 'NOT EXACT'}")
+    return int(differ > 0)
+
+
 def small(platform: str) -> int:
     """One call of every operation, on shapes with ragged edges."""
     random = np.random.default_rng(3)
@@ -98,4 +128,4 @@ def small(platform: str) -> int:
 
 if __name__ == "__main__":
     platform = jax.default_backend()
-    sys.exit({"state": state, "graph": graph, "small": small}[sys.argv[1]](platform))
+    sys.exit({"state": state, "graph": graph, "many": many, "small": small}[sys.argv[1]](platform))

@@ -1,4 +1,4 @@
-"""Each group of machine instructions of ``cpp/cuda/ptx.cuh`` on the card, against what the emulation of the tests gives.
+"""Each group of machine instructions of ``cpp/cuda/ptx.cuh`` and ``hopper.cuh`` on the card, against what the emulation of the tests gives.
 
 Compiles ``tests/cuda/units.cuh`` with NVRTC and launches it with the driver, both by ctypes, and compares with ``tests/cuda/units.txt``.
 """
@@ -12,13 +12,14 @@ import sys
 from typing import Any
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-HEADERS = ("call.cuh", "numbers.cuh", "ptx.cuh")
-CALL_BYTES, RESULTS_AT, SHARED_BYTES = 168, 32, 1024
+HEADERS = ("call.cuh", "hopper.cuh", "hopper_tile.cuh", "numbers.cuh", "ptx.cuh")
+CALL_BYTES, RESULTS_AT = 168, 32
+WARP, WARPGROUP = (32, 1024), (128, 192 * 128)  # threads and bytes of shared memory
 COMPUTE_CAPABILITY = (75, 76)
 
 
 def expected() -> dict[str, tuple[int, list[int]]]:
-    """Words of each thread and the words of a warp, by class."""
+    """Words of each thread and the words of a warp or, for Hopper's instructions, a warpgroup, by class."""
     found: dict[str, tuple[int, list[int]]] = {}
     for line in (REPOSITORY / "tests/cuda/units.txt").read_text().splitlines():
         if line.startswith("Unit"):
@@ -90,10 +91,10 @@ class Card:
         check("cuDevicePrimaryCtxRetain", self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
         check("cuCtxSetCurrent", self.driver.cuCtxSetCurrent(context))
 
-    def run(self, cubin: bytes, words: int) -> list[int]:
-        """The words that one warp writes."""
+    def run(self, cubin: bytes, words: int, threads: int, shared: int) -> list[int]:
+        """The words that all threads write."""
         module, function, memory = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
-        half = 32 * words
+        half = threads * words
         data = (ctypes.c_uint32 * (2 * half))(*[0] * half, *range(half))
         check("cuModuleLoadData", self.driver.cuModuleLoadData(ctypes.byref(module), cubin))
         check("cuModuleGetFunction", self.driver.cuModuleGetFunction(ctypes.byref(function), module, b"unit"))
@@ -102,7 +103,7 @@ class Card:
         call = (ctypes.c_uint8 * CALL_BYTES)()
         ctypes.memmove(ctypes.addressof(call) + RESULTS_AT, ctypes.byref(memory), 8)
         arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
-        launched = self.driver.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, SHARED_BYTES, None, arguments, None)
+        launched = self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, None, arguments, None)
         check("cuLaunchKernel", launched)
         check("cuCtxSynchronize", self.driver.cuCtxSynchronize())
         check("cuMemcpyDtoH", self.driver.cuMemcpyDtoH_v2(data, memory, ctypes.c_size_t(ctypes.sizeof(data))))
@@ -114,7 +115,11 @@ def main() -> int:
     """Prints a line for each unit; the exit code is 1 where the card and the emulation differ."""
     card, compiler, differ = Card(), nvrtc(), 0
     for name, (words, wanted) in expected().items():
-        found = card.run(compiled(compiler, name, card.architecture), words)
+        hopper = name.startswith("UnitHopper")
+        if hopper and card.architecture != "sm_90a":
+            print(f"{name:24} not on {card.architecture}")
+            continue
+        found = card.run(compiled(compiler, name, card.architecture), words, *(WARPGROUP if hopper else WARP))
         wrong = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b]
         differ += bool(wrong)
         detail = "as emulated"

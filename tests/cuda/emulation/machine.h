@@ -50,6 +50,16 @@ struct AsyncCopy {
   uint32_t from_bytes;
 };
 
+// A product of a warpgroup that is under way: descriptors and accumulators, the stores before it and the commits after.
+struct GroupProduct {
+  uint64_t a, b;
+  float* d;
+  bool half, slow_a, slow_b;
+  uint32_t issued;
+  int commits;
+};
+constexpr int kHeld = 64;  // accumulators of a product in a thread
+
 struct Thread {
   Dim3 id;
   int index = 0, lane = 0, warp = 0;
@@ -59,6 +69,10 @@ struct Thread {
   std::vector<Clock> clock;                    // happens-before: clock[t] is the latest event of t this thread has seen
   std::vector<std::vector<AsyncCopy>> groups;  // committed asynchronous copies, oldest first
   std::vector<AsyncCopy> open;                 // not yet committed
+  uint32_t proxies_fenced = 0;                 // stores of the block before the last fence of the proxies
+  bool accumulators_fenced = false;
+  std::vector<GroupProduct> products;                 // under way, oldest first
+  std::map<float*, std::vector<float>> accumulators;  // of those products
 };
 
 // What is known of one byte of shared memory.
@@ -66,6 +80,7 @@ struct Shadow {
   Clock written = 0, read[2] = {0, 0};
   uint16_t writer = kNobody, reader[2] = {kNobody, kNobody};  // two readers are kept; a third replaces the older
   bool initialised = false, in_flight = false;
+  uint32_t stored = 0;  // which store of the block wrote it
 };
 
 struct Meeting {
@@ -79,6 +94,14 @@ struct Barrier {
   std::vector<int> arrived;
 };
 
+// An mbarrier: who has arrived in this phase, and what threads had seen that arrived in it and in those before.
+struct PhaseBarrier {
+  int expected = 0;
+  unsigned phase = 0;
+  std::vector<int> arrived;
+  std::vector<Clock> arriving, clock;
+};
+
 struct Block {
   Dim3 id, size, grid;
   std::vector<Thread> threads;
@@ -87,6 +110,9 @@ struct Block {
   uint8_t* shared = nullptr;
   uint32_t shared_bytes = 0;
   std::vector<Shadow> shadow;
+  std::map<uint32_t, PhaseBarrier> phase_barriers;  // by their shared offset
+  uint32_t stores = 0;
+  int64_t registers_left = 0;  // given up and not taken
   Options options;
   uint32_t random = 1;
   Context scheduler{};
@@ -189,6 +215,7 @@ inline void FiberMain() {
     for (auto& group : self->groups) {
       if (!group.empty()) Fail("the thread ends with an asynchronous copy that was never waited for");
     }
+    if (!self->products.empty()) Fail("the thread ends with a wgmma that was never waited for");
   } catch (const std::exception& error) {
     if (block->error.empty()) block->error = error.what();
   }
@@ -211,6 +238,9 @@ inline void RunBlock(Block& b, const std::function<void()>& body) {
   b.threads.assign(count, Thread{});
   b.meetings.assign((count + 31) / 32, {});
   b.barrier = {};
+  b.phase_barriers.clear();
+  b.stores = 0;
+  b.registers_left = 0;
   memset(b.shared, 0xFF, b.shared_bytes);
   b.shadow.assign(b.shared_bytes, Shadow{});
   b.body = &body;

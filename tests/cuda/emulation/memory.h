@@ -61,6 +61,7 @@ inline void OnRead(uint32_t at, uint32_t bytes, uint32_t alignment) {
 inline void OnWrite(uint32_t at, uint32_t bytes, uint32_t alignment) {
   CheckRange(at, bytes, alignment, "a write");
   Thread& thread = *self;
+  block->stores++;
   for (uint32_t i = at; i < at + bytes; i++) {
     Shadow& s = block->shadow[i];
     if (s.in_flight) Fail("shared byte %u written while an asynchronous copy to it is under way", i);
@@ -75,6 +76,7 @@ inline void OnWrite(uint32_t at, uint32_t bytes, uint32_t alignment) {
     s.reader[0] = s.reader[1] = kNobody;
     s.writer = uint16_t(thread.index);
     s.written = thread.clock[size_t(thread.index)];
+    s.stored = block->stores;
     s.initialised = true;
   }
 }

@@ -1,0 +1,143 @@
+//! The kernels on Hopper's warpgroups, at every shape, whether or not they would be chosen there.
+
+use half::{bf16, f16};
+
+use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
+use crate::device::{Buffer, Element, Number, grouped, planned, under_every_schedule};
+use crate::machine::{Machine, OPTIONS, Options};
+
+/// Shapes beyond the shared table: more stages than the ring has, several tiles, aligned rows, packed rows of every alignment.
+const MORE: &[Shape] = &[
+    Shape { tokens: 70, in_dim: 704, out_dim: 264, group_size: 32 },
+    Shape { tokens: 20, in_dim: 352, out_dim: 330, group_size: 32 },
+    Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
+];
+
+fn sized([tokens, in_dim, out_dim, group_size]: [usize; 4]) -> Shape {
+    Shape { tokens, in_dim, out_dim, group_size }
+}
+
+/// Products of a warpgroup that a shape costs on the emulated machine, as far as they are not with zeros.
+fn work(shape: Shape) -> usize {
+    let Shape { tokens, in_dim, out_dim, .. } = shape;
+    tokens * in_dim.next_multiple_of(64) * out_dim.next_multiple_of(64)
+}
+
+fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, options: Options) -> Vec<Y> {
+    let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), problem.shape);
+    let layout = problem.layout;
+    let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+    let scale: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+    let scale = Buffer::of(machine, &scale, &[out_dim, layout.groups()]);
+    let (operation, data, from, to) =
+        if forward { ("matmul", &problem.x, in_dim, out_dim) } else { ("matmul_transposed", &problem.dy, out_dim, in_dim) };
+    let data = Buffer::of(machine, data, &[tokens, from]);
+    let result = Buffer::result(machine, Y::DTYPE, &[tokens, to]);
+    let (plan, _scratch) = planned(machine, operation, grouped(group_size), &[&data, &trits, &scale], &[&result]);
+    assert!(plan.hopper.is_some() || tokens * to == 0, "a product in bfloat16 has an alternative");
+    machine.run(&plan.hopper.map(|alternative| alternative.launches).unwrap_or_default(), options);
+    result.values::<Y>().to_vec()
+}
+
+fn agrees<Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bool) {
+    for shape in shapes {
+        let [exact, rounded] = [Values::Dyadic, Values::Uniform].map(|values| {
+            let mut problem = Problem::<bf16>::new(shape, values);
+            problem.scale.iter_mut().for_each(|scale| *scale = bf16::from_f32(*scale).to_f32());
+            problem
+        });
+        let sums = |problem: &Problem<bf16>| if forward { problem.matmul() } else { problem.matmul_transposed() };
+        let wanted: Vec<Y> = sums(&exact).iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
+        let bounds = sums(&rounded);
+        let length = if forward { shape.in_dim } else { shape.out_dim };
+        under_every_schedule(work(shape), |options| {
+            let what = format!("bfloat16 to {}, forward {forward}, {shape:?}, {options:?}", Y::NAME);
+            assert!(product::<Y>(&exact, forward, options) == wanted, "{what}: sums that float32 holds are exact");
+            assert_close(&product::<Y>(&rounded, forward, options), &bounds, length, &what);
+        });
+    }
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.iter().chain(MORE).copied()
+}
+
+#[test]
+fn products_on_warpgroups_are_rounded_once() {
+    agrees::<bf16>(shapes(), true);
+}
+
+#[test]
+fn gradients_on_warpgroups_are_rounded_once() {
+    agrees::<bf16>(shapes(), false);
+}
+
+#[test]
+fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
+    for forward in [true, false] {
+        agrees::<f32>([[15, 64, 33, 32], [20, 352, 330, 32]].map(sized).into_iter(), forward);
+    }
+}
+
+/// One tile more than a card holds blocks: the first block takes two.
+#[test]
+fn a_block_takes_one_tile_after_the_other() {
+    agrees::<bf16>([sized([1, 72, 132 * 128 + 1, 32])].into_iter(), true);
+    agrees::<bf16>([sized([1, 132 * 128 + 1, 72, 32])].into_iter(), false);
+}
+
+/// Two weights and two batches of activations.
+#[test]
+fn members_of_an_ensemble_are_as_if_alone() {
+    let (machine, shape) = (Machine::get(), sized([20, 96, 40, 32]));
+    let Shape { tokens, in_dim, out_dim, group_size } = shape;
+    let members = [0, 1].map(|extra| Problem::<bf16>::new(Shape { tokens: tokens + extra, ..shape }, Values::Dyadic));
+    let join = |part: &dyn Fn(&Problem<bf16>) -> Vec<bf16>| members.iter().flat_map(part).collect::<Vec<_>>();
+    let layout = members[0].layout;
+    let x = Buffer::of(machine, &join(&|problem| problem.x[..tokens * in_dim].to_vec()), &[2, tokens, in_dim]);
+    let scale = join(&|problem| problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect());
+    let scale = Buffer::of(machine, &scale, &[2, out_dim, layout.groups()]);
+    let packed: Vec<u8> = members.iter().flat_map(|problem| problem.packed.clone()).collect();
+    let trits = Buffer::of(machine, &packed, &[2, out_dim, layout.groups(), layout.group_bytes()]);
+    let y = Buffer::result(machine, bf16::DTYPE, &[2, tokens, out_dim]);
+    let (plan, _scratch) = planned(machine, "matmul", grouped(group_size), &[&x, &trits, &scale], &[&y]);
+    machine.run(&plan.hopper.expect("an alternative").launches, OPTIONS[2]);
+    let wanted = join(&|problem| problem.matmul()[..tokens * out_dim].iter().map(|sum| bf16::from_f32(sum.value as f32)).collect());
+    assert!(y.values::<bf16>() == wanted);
+}
+
+fn scores_agree<X: Number>() {
+    let machine = Machine::get();
+    for shape in shapes() {
+        let Shape { tokens, in_dim, out_dim, group_size } = shape;
+        for values in [Values::Dyadic, Values::Uniform] {
+            let problem = Problem::<X>::new(shape, values);
+            let (layout, wanted) = (problem.layout, problem.scores());
+            let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
+            let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
+            let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
+            under_every_schedule(work(shape), |options| {
+                let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
+                let votes = Buffer::result(machine, f32::DTYPE, &[]);
+                let (plan, _) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
+                machine.run(&plan.hopper.expect("scores of 16-bit numbers have an alternative").launches, options);
+                assert_eq!(votes.values::<f32>(), [1.0]);
+                for (index, (&found, (wanted, undecided))) in score.values::<f32>().iter().zip(&wanted).enumerate() {
+                    let allowed = if values == Values::Dyadic { 0.0 } else { 2.0 * undecided };
+                    let what = format!("{} {values:?} {shape:?} {options:?} group {index}: {found}, wanted {wanted}", X::NAME);
+                    assert!((found - wanted).abs() <= allowed, "{what}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn bfloat16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
+    scores_agree::<bf16>();
+}
+
+#[test]
+fn float16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
+    scores_agree::<f16>();
+}
