@@ -7,6 +7,7 @@
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
 //! | [`plan`] | from one custom call to its launches |
+//! | [`planes`] | sizes of the kernel for one or two tokens |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
 //! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
 //! | [`device`], [`modules`], [`launch`] | the driver: contexts, loaded kernels, launches |
@@ -23,4 +24,5 @@ pub mod launch;
 pub mod library;
 pub mod modules;
 pub mod plan;
+pub mod planes;
 pub mod tensor;

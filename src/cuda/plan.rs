@@ -4,6 +4,7 @@
 use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};
 use super::kernel::{FEW_TOKENS, Kernel, copies, tile_steps};
+use super::planes;
 use super::tensor::{Dtype, Tensor};
 use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
@@ -72,10 +73,7 @@ pub fn plan(request: &Request) -> Result<Plan> {
         }
         ("pack", [trits], [packed]) => bytes(Kernel::pack(), "pack", packed, trits, None, (trits, packed), *attributes),
         ("unpack", [packed], [trits]) => bytes(Kernel::unpack(), "unpack", packed, trits, None, (packed, trits), *attributes),
-        ("dequantize", [trits, scale], [weights]) => {
-            let kernel = Kernel::dequantize(scale.dtype);
-            bytes(kernel, "dequantize", trits, weights, Some(scale), (trits, weights), *attributes)
-        }
+        ("dequantize", [trits, scale], [weights]) => dequantize(trits, scale, weights, *attributes),
         _ => Err(Error::Argument {
             operation: "plan",
             argument: "operation",
@@ -197,6 +195,9 @@ impl<'a> Product<'a> {
 
     fn shape(&self) -> Result<Shape> {
         let members: usize = self.ensemble.iter().product();
+        if self.forward && self.tokens <= planes::MOST_TOKENS && self.group() == planes::GROUP {
+            return self.planes(members);
+        }
         match FEW_TOKENS.into_iter().find(|&most| self.forward && self.tokens <= most) {
             Some(most) => self.few(members, most),
             None => self.tiles(members),
@@ -216,6 +217,21 @@ impl<'a> Product<'a> {
         let split_steps = units.div_ceil(wanted).min(((SHARED - ring) / unit).max(1));
         let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
         Ok(Shape { kernel, grid, split_steps, splits: units.div_ceil(split_steps), shared: ring + split_steps * unit })
+    }
+
+    /// The kernel by bit planes: splits as in [`few`](Self::few).
+    fn planes(&self, members: usize) -> Result<Shape> {
+        let tokens = self.tokens.max(1);
+        let sizes = planes::Sizes::new(tokens, self.scale.dtype);
+        let steps = self.layout.groups().div_ceil(planes::STEP_GROUPS);
+        let rows = self.out_dim.div_ceil(planes::ROWS);
+        let wanted = (BLOCKS / (rows * members).max(1)).clamp(1, steps.div_ceil(planes::STAGE_STEPS));
+        let whole = |steps: usize| steps.next_multiple_of(planes::STAGE_STEPS);
+        let most = (SHARED - sizes.fixed) / sizes.step / planes::STAGE_STEPS * planes::STAGE_STEPS;
+        let split_steps = whole(steps.div_ceil(wanted)).min(most);
+        let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
+        let kernel = Kernel::matmul_planes(self.data.dtype, self.scale.dtype, tokens);
+        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps), shared: sizes.fixed + split_steps * sizes.step })
     }
 
     /// The kernels in tiles: the contraction is split where there are few tiles and many steps.
@@ -275,7 +291,7 @@ impl<'a> Product<'a> {
             call.wide = i32::from(self.result.dtype != self.data.dtype);
             place(&mut call, &run, &operands, &[(self.result.address, self.result.dtype, each), (scratch_at, Float32, partial)]);
             let (members, splits) = (run.members as u32, shape.splits as u32);
-            let grid = if shape.kernel.header == "matmul_few.cuh" {
+            let grid = if matches!(shape.kernel.header, "matmul_few.cuh" | "matmul_planes.cuh") {
                 [shape.grid[0], splits, members]
             } else {
                 [shape.grid[0], shape.grid[1], members * splits]
@@ -456,6 +472,22 @@ fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor],
     Ok(plan)
 }
 
+/// The dense weights, by 16 bytes at a time where groups and rows are made of those.
+fn dequantize(trits: &Tensor, scale: &Tensor, weights: &Tensor, attributes: Attributes) -> Result<Plan> {
+    let kernel = |chunks| Kernel::dequantize(scale.dtype, weights.dtype, chunks);
+    let mut plan = bytes(kernel(false), "dequantize", trits, weights, Some(scale), (trits, weights), attributes)?;
+    let each = 16 / weights.dtype.size();
+    for launch in &mut plan.launches {
+        let elements: usize = weights.shape.iter().product();
+        if [launch.call.in_dim, launch.call.group].iter().all(|&size| (size as usize).is_multiple_of(each)) {
+            launch.kernel = kernel(true);
+            launch.call.count = (elements / each) as i64;
+            launch.grid[0] = blocks("dequantize", elements / each, 256)?;
+        }
+    }
+    Ok(plan)
+}
+
 /// The kernels that take one packed byte per thread: `packed` and `dense` say the shapes, `ends` what is read and written.
 fn bytes(
     kernel: Kernel,
@@ -471,8 +503,8 @@ fn bytes(
     let layout = layout(operation, in_dim, attributes)?;
     let matrix = [layout.groups(), layout.group_bytes()];
     packed.expect(operation, "trits", &[Uint8], &[rows, &matrix].concat())?;
-    let wanted = if scale.is_some() { Float32 } else { Int8 };
-    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, &[wanted], &dense.shape)?;
+    let wanted: &[Dtype] = if scale.is_some() { &[Float32, Bfloat16, Float16] } else { &[Int8] };
+    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, wanted, &dense.shape)?;
     if let Some(scale) = scale {
         scale.expect(operation, "scale", &[Float32, Bfloat16], &[rows, &matrix[..1]].concat())?;
     }
