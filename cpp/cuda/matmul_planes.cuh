@@ -8,9 +8,9 @@
 // four signed bytes: sums are exact in int32, modulo 2^32 on the way, so the cancellation costs nothing. An activation
 // is off by at most 2^-26 of the largest of its group.
 //
-// A step is four groups. Lane t of a quad takes the 7 bytes of group t as its k slots (the eighth meets zeros); column n
-// of B holds the z of group n % 4 alone, so that no accumulator mixes two scales. The upper half of the columns belongs
-// to the second token, or, for one token, to every other limb.
+// A step is four groups. Lane t of a quad takes the 7 bytes of group t as its k slots (the eighth meets zeros); column
+// n of B holds the z of group n % 4 alone, so that no accumulator mixes two scales. The upper half of the columns
+// belongs to the second token, or, for one token, to every other limb.
 //
 // Rows start anywhere: 16-byte chunks are copied from the aligned address at or below the start, and the row's own
 // misalignment is made up for by shifts on the way out of shared memory.
@@ -163,7 +163,8 @@ struct MatmulPlanes {
           const auto add = [&](float& sum, uint32_t whole, uint32_t row_scales) {
             const float stored = ToFloat(S(SharedAt<S>(row_scales)[group]));
             // Beyond a row lie scales of the next, or nothing.
-            sum = FusedMultiplyAdd(group < left ? stored : 0.0f, MultiplyRounded(float(int(whole + minus_sum)), unit), sum);
+            sum = FusedMultiplyAdd(group < left ? stored : 0.0f, MultiplyRounded(float(int(whole + minus_sum)), unit),
+                                   sum);
           };
           if constexpr (kTokens == 1) {
             // Even limbs lie in lanes 0 and 1 of a quad, odd ones in 2 and 3: each gives away one row and ends the
@@ -176,8 +177,8 @@ struct MatmulPlanes {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
               const int e = 2 * h + c;
-              const uint32_t whole = uint32_t(d[0][e]) + (uint32_t(d[1][e]) << 8) + (uint32_t(d[2][e]) << 16) +
-                                     (uint32_t(d[3][e]) << 24);
+              const uint32_t whole =
+                  uint32_t(d[0][e]) + (uint32_t(d[1][e]) << 8) + (uint32_t(d[2][e]) << 16) + (uint32_t(d[3][e]) << 24);
               add(sums[h], whole, scales[h]);
             }
           }

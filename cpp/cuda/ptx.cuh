@@ -402,26 +402,25 @@ inline void MultiplyBytes(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&
   memcpy(in.a, a, 16);
   memcpy(in.b, b, 8);
   memcpy(in.c, d, 16);
-  Out result =
-      emulation::Collective<In, Out>("mma.u8.s8", kWarp, in, [](const In* const* in, Out* const* out) {
-        int left[16][32], right[32][8];
-        for (int lane = 0; lane < 32; lane++) {
-          int quad = lane / 4, t = lane % 4;
-          for (int i = 0; i < 4; i++) {
-            for (int r = 0; r < 4; r++)
-              left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i] = int(in[lane]->a[r] >> (8 * i) & 255);
-            for (int r = 0; r < 2; r++) right[4 * t + 16 * r + i][quad] = int8_t(in[lane]->b[r] >> (8 * i));
-          }
-        }
-        for (int row = 0; row < 16; row++) {
-          for (int n = 0; n < 8; n++) {
-            const int lane = row % 8 * 4 + n / 2, e = row / 8 * 2 + n % 2;
-            int sum = 0;
-            for (int k = 0; k < 32; k++) sum += left[row][k] * right[k][n];
-            out[lane]->d[e] = int(uint32_t(in[lane]->c[e]) + uint32_t(sum));
-          }
-        }
-      });
+  Out result = emulation::Collective<In, Out>("mma.u8.s8", kWarp, in, [](const In* const* in, Out* const* out) {
+    int left[16][32], right[32][8];
+    for (int lane = 0; lane < 32; lane++) {
+      int quad = lane / 4, t = lane % 4;
+      for (int i = 0; i < 4; i++) {
+        for (int r = 0; r < 4; r++)
+          left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i] = int(in[lane]->a[r] >> (8 * i) & 255);
+        for (int r = 0; r < 2; r++) right[4 * t + 16 * r + i][quad] = int8_t(in[lane]->b[r] >> (8 * i));
+      }
+    }
+    for (int row = 0; row < 16; row++) {
+      for (int n = 0; n < 8; n++) {
+        const int lane = row % 8 * 4 + n / 2, e = row / 8 * 2 + n % 2;
+        int sum = 0;
+        for (int k = 0; k < 32; k++) sum += left[row][k] * right[k][n];
+        out[lane]->d[e] = int(uint32_t(in[lane]->c[e]) + uint32_t(sum));
+      }
+    }
+  });
   memcpy(d, result.d, 16);
 }
 #else

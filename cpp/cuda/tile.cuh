@@ -223,11 +223,12 @@ DEVICE uint16_t OfDigit(uint32_t low, uint32_t high, uint32_t digit) {
 }
 
 // The table of the weights -S, 0, S for OfDigit, one limb after the other.
+template <bool kHalf>
 struct Weights {
   float rest;
   DEVICE explicit Weights(float scale) : rest(scale) {}
   DEVICE void TakeTable(uint32_t& low, uint32_t& high) {
-    high = TakeLimb(rest);
+    high = kHalf ? TakeHalf(rest) : TakeLimb(rest);
     low = high ^ 0x8000u;
   }
 };

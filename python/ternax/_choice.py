@@ -11,11 +11,13 @@ is the faster one. ``tests/gpu/bench.py`` measures it on a card and writes the s
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +37,7 @@ BLOCK_ELEMENTS = 2**22
 BLOCK_ROWS = 128
 
 Table = dict[str, dict[str, Any]]
-_forced: str | None = None
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
 
 
 @functools.cache
@@ -45,10 +47,14 @@ def table() -> Table:
     return found
 
 
-def force(name: str | None) -> None:
-    """Makes every operation that has it take implementation ``name``, whatever the table says; None ends that. For measurements."""
-    global _forced
-    _forced = name
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """In the body every operation that has it is lowered to implementation ``name``, whatever the table says. For measurements."""
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
 
 
 def row(capability: tuple[int, int]) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def named(operation: str, dtype: np.dtype, tokens: int) -> str:
     return next((name for least, name in thresholds if least == best), "fused")
 
 
-def kernel(operation: str, avals: Sequence[Any], group_size: int) -> Callable[..., Any] | None:
+def kernel(operation: str, avals: Sequence[Any]) -> Callable[..., Any] | None:
     """The composition to lower an operation to, called as ``f(bind, *operands, **params)``; None for its own custom call."""
     if operation in ("matmul", "matmul_transposed"):
         data, trits, scale = avals
@@ -83,7 +89,7 @@ def kernel(operation: str, avals: Sequence[Any], group_size: int) -> Callable[..
     if not possible:
         return None
     tokens = math.prod(data.shape[ensemble:-1])
-    return composed.get(_forced or named(operation, data.dtype, tokens))
+    return composed.get(_forced.get() or named(operation, data.dtype, tokens))
 
 
 def _dot(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:

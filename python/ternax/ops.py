@@ -320,7 +320,7 @@ def _custom_call(op: Operation) -> Primitive:
         known = all(isinstance(n, int) for a in ctx.avals_in for n in a.shape)  # scratch is sized when a program is made
         if not known or _cuda.problem():
             return plain(ctx, *operands, **params)
-        if kernel := _choice.kernel(op.name, ctx.avals_in, params["group_size"]):
+        if kernel := _choice.kernel(op.name, ctx.avals_in):
             composed = functools.partial(kernel, bind)
             return mlir.lower_fun(composed, multiple_results=op.results > 1)(ctx, *operands, **params)
         if op.name in ("matmul", "matmul_transposed") and ctx.avals_in[2].dtype == BF16 and ctx.avals_in[0].dtype != BF16:

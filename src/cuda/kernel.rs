@@ -136,7 +136,7 @@ impl Kernel {
             all.extend(FEW_TOKENS.into_iter().filter(|&tokens| !planes(tokens)).map(|tokens| Self::matmul_few(x, scale, group, tokens)));
             all.extend((1..=planes::MOST_TOKENS).map(|tokens| Self::matmul_planes(x, scale, tokens)));
             all.extend([false, true].map(|asynchronous| Self::matmul_many(x, scale, group, asynchronous && copies(x))));
-            all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && x == Bfloat16)));
+            all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && copies(x))));
         }
         for x in [Float32, Float16, Bfloat16] {
             all.extend([false, true].map(|asynchronous| Self::correlate(x, asynchronous && copies(x))));

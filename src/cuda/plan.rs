@@ -247,15 +247,13 @@ impl<'a> Product<'a> {
             let steps = self.layout.groups() * group.div_ceil(each);
             (Kernel::matmul_many(x, scale, group, asynchronous), steps, if asynchronous { 3 } else { 2 } * stage)
         } else {
-            let asynchronous = x == Bfloat16 && aligned(self.out_dim);
-            let limbs_a = if x == Float32 {
-                3
-            } else if x == Float16 {
-                2
-            } else {
-                1
+            let asynchronous = copies(x) && aligned(self.out_dim);
+            let limbs_a = if x == Float32 { 3 } else { 1 };
+            let limbs_b = match (x, scale) {
+                (Float16, _) => 2,
+                (_, Float32) => 3,
+                _ => 1,
             };
-            let limbs_b = if scale == Float32 { 3 } else { 1 };
             let each = if limbs_a + limbs_b > 2 { 16 } else { 32 };
             let stage = limbs_a * TILE * (2 * each + 16) + limbs_b * each * (2 * TILE + 16);
             let steps = self.out_dim.div_ceil(each);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, panic};
 
-use half::bf16;
+use half::{bf16, f16};
 use ternax::cuda::kernel::HEADERS;
 use ternax::cuda::plan::Attributes;
 
@@ -35,6 +35,7 @@ const MANY: &str = "MatmulMany<float, float, 32, 32, false>";
 const MANY_ASYNC: &str = "MatmulMany<bf16, bf16, 32, 32, true>";
 const TRANSPOSED: &str = "MatmulTransposed<float, float, 32, false>";
 const TRANSPOSED_ASYNC: &str = "MatmulTransposed<bf16, bf16, 0, true>";
+const TRANSPOSED_HALF: &str = "MatmulTransposed<f16, float, 32, true>";
 const CORRELATE: &str = "Correlate<float, false>";
 const CORRELATE_ASYNC: &str = "Correlate<bf16, true>";
 
@@ -92,6 +93,15 @@ const FAULTS: &[Fault] = &[
     fault("matmul_transposed.cuh", "GroupBytes() * 5;", "GroupBytes() * 4;", TRANSPOSED_ASYNC, [20, 300, 24, 48]),
     fault("matmul_transposed.cuh", "inside = row < rows;", "inside = true;", TRANSPOSED, [20, 96, 20, 32]),
     fault("matmul_transposed.cuh", "weights[i] : 0.0f", "weights[0] : 0.0f", TRANSPOSED, [20, 128, 20, 32]),
+    fault(
+        "matmul_transposed.cuh",
+        "if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);",
+        "",
+        TRANSPOSED_HALF,
+        [20, 96, 40, 32],
+    ),
+    fault("matmul_transposed.cuh", "SyncBlock();  // before the tiles", "// before the tiles", TRANSPOSED_HALF, [20, 128, 40, 32]),
+    fault("matmul_transposed.cuh", "kHalf ? 2 : Operand<S>", "kHalf ? 1 : Operand<S>", TRANSPOSED_HALF, [20, 96, 40, 32]),
     fault("correlate.cuh", "SyncBlock();\n      for (int i", "for (int i", CORRELATE, [20, 96, 20, 32]),
     fault("correlate.cuh", "piece ? Load(to) : 0.0f", "0.0f", CORRELATE, [20, 300, 20, 300]),
     fault("correlate.cuh", "(gradient > 0) - (gradient < 0)", "(gradient > 0) - (gradient <= 0)", CORRELATE, [20, 96, 20, 32]),
@@ -106,7 +116,7 @@ const FAULTS: &[Fault] = &[
 const SHARED_FAULTS: &[Fault] = &[
     fault("ptx.cuh", "nibble & 7", "nibble & 3", PLANES, [1, 96, 20, 32]),
     fault("ptx.cuh", "(uint64_t(high) << 32 | low) >> bits", "low >> bits", PLANES, [1, 96, 20, 32]),
-    fault("ptx.cuh", "one(a >> 16, b >> 16) << 16", "one(a >> 16, b & 0xFFFF) << 16", FEW_NARROW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "one(a >> 16, b >> 16) << 16", "one(a & 0xFFFF, b >> 16) << 16", FEW_NARROW, [3, 96, 20, 32]),
     fault("ptx.cuh", "From(uint16_t(p)) + From(uint16_t(q))", "From(uint16_t(p))", FEW, [3, 96, 20, 32]),
     fault("ptx.cuh", "return std::fma(a, b, c);", "return std::fma(a, b, -c);", FEW, [3, 96, 20, 32]),
     fault("ptx.cuh", "AddRounded(float a, float b) { return a + b; }", "AddRounded(float a, float b) { return a; }", FEW, [3, 96, 20, 32]),
@@ -116,24 +126,54 @@ const SHARED_FAULTS: &[Fault] = &[
     fault("ptx.cuh", "StartCopy(to.at, from, kBytes, from_bytes)", "StartCopy(to.at, from, kBytes, kBytes)", PLANES, [1, 96, 21, 32]),
     fault("ptx.cuh", "WaitForCopies(kPending)", "WaitForCopies(kPending + 1)", MANY_ASYNC, [20, 128, 24, 32]),
     fault("ptx.cuh", "int i = kTransposed ? 2 * (lane % 4) + h : lane / 4", "int i = lane / 4", TRANSPOSED, [20, 96, 20, 32]),
-    fault("ptx.cuh", "left[quad + 8 * (r & 1)][2 * t + 8 * (r >> 1) + h]", "left[quad + 8 * (r >> 1)][2 * t + 8 * (r & 1) + h]", MANY, [20, 96, 20, 32]),
-    fault("ptx.cuh", "out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] =", "out[row % 8 * 4 + n / 2]->d[row / 8 + n % 2 * 2] =", MANY, [20, 96, 20, 32]),
-    fault("ptx.cuh", "left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i]", "left[quad + 8 * (r >> 1)][4 * t + 16 * (r & 1) + i]", PLANES, [1, 96, 20, 32]),
+    fault(
+        "ptx.cuh",
+        "left[quad + 8 * (r & 1)][2 * t + 8 * (r >> 1) + h]",
+        "left[quad + 8 * (r >> 1)][2 * t + 8 * (r & 1) + h]",
+        MANY,
+        [20, 96, 20, 32],
+    ),
+    fault(
+        "ptx.cuh",
+        "out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] =",
+        "out[row % 8 * 4 + n / 2]->d[row / 8 + n % 2 * 2] =",
+        MANY,
+        [20, 96, 20, 32],
+    ),
+    fault(
+        "ptx.cuh",
+        "left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i]",
+        "left[quad + 8 * (r >> 1)][4 * t + 16 * (r & 1) + i]",
+        PLANES,
+        [1, 96, 20, 32],
+    ),
     fault("ptx.cuh", "= int8_t(in[lane]->b[r] >> (8 * i))", "= uint8_t(in[lane]->b[r] >> (8 * i))", PLANES, [1, 96, 20, 32]),
     fault("ptx.cuh", "int(uint32_t(in[lane]->c[e]) + uint32_t(sum))", "sum", PLANES, [1, 96, 20, 32]),
     fault("numbers.cuh", "AddRounded(rest, -BitsFloat(limb))", "AddRounded(rest, BitsFloat(limb))", FEW, [3, 96, 20, 32]),
     fault("numbers.cuh", "return uint16_t(limb >> 16);", "return uint16_t(limb >> 15);", FEW, [3, 96, 20, 32]),
     fault("numbers.cuh", "uint32_t(value.bits) << 16", "uint32_t(value.bits) << 15", FEW_NARROW, [3, 96, 20, 32]),
     fault("numbers.cuh", "byte * 55 + 1003", "byte * 55 + 903", MANY, [20, 96, 20, 32]),
-    fault("numbers.cuh", "static constexpr int kLimbs = 3;", "static constexpr int kLimbs = 2;", FEW, [3, 8, 20, 32]),
+    fault(
+        "numbers.cuh",
+        "static constexpr int kLimbs = 3;",
+        "static constexpr int kLimbs = 2;",
+        "MatmulMany<float, float, 0, 16, false>",
+        [20, 8, 20, 8],
+    ),
     fault("numbers.cuh", "if constexpr (kHalf) {", "if constexpr (!kHalf) {", MANY, [20, 96, 20, 32]),
-    fault("numbers.cuh", "FromFloat<bf16>(float value) {\n  return ToBf16(value);", "FromFloat<bf16>(float value) {\n  return {uint16_t(FloatBits(value) >> 16)};", FEW_NARROW, [3, 96, 20, 32]),
+    fault(
+        "numbers.cuh",
+        "FromFloat<bf16>(float value) {\n  return ToBf16(value);",
+        "FromFloat<bf16>(float value) {\n  return {uint16_t(FloatBits(value) >> 16)};",
+        FEW_NARROW,
+        [3, 96, 20, 32],
+    ),
     fault("call.cuh", "CeilDivide(Group(), 5)", "Group() / 5", MANY, [20, 96, 20, 32]),
     fault("call.cuh", "CeilDivide(in_dim, Group())", "in_dim / Group()", MANY, [20, 100, 20, 32]),
     fault("call.cuh", "kGroup ? kGroup : run_time_group", "kGroup ? kGroup : 32", FEW_ANY, [3, 700, 20, 350]),
     fault("call.cuh", "return (a + b - 1) / b;", "return a / b + 1;", FEW, [3, 640, 20, 32]),
     fault("call.cuh", "Min(int a, int b) { return a < b ? a : b; }", "Min(int a, int b) { return a < b ? b : a; }", FEW, [3, 96, 20, 32]),
-    fault("call.cuh", "Max(int a, int b) { return a > b ? a : b; }", "Max(int a, int b) { return b; }", MANY_ASYNC, [20, 128, 24, 32]),
+    fault("call.cuh", "Max(int a, int b) { return a > b ? a : b; }", "Max(int a, int b) { return b; }", MANY_ASYNC, [20, 104, 24, 32]),
 ];
 
 fn faults() -> impl Iterator<Item = &'static Fault> {
@@ -228,7 +268,11 @@ impl Trial<'_> {
         if self.fault.class.starts_with("Accumulate") {
             return self.state();
         }
-        if self.fault.class.contains("bf16") { self.values::<bf16>(true) } else { self.values::<f32>(false) }
+        match self.fault.class {
+            class if class.contains("bf16") => self.values::<bf16>(true),
+            class if class.contains("f16") => self.values::<f16>(false),
+            _ => self.values::<f32>(false),
+        }
     }
 
     fn values<X: Number>(&self, narrow: bool) -> Result<(), String> {

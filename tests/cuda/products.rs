@@ -129,6 +129,24 @@ fn float16_gradients_are_rounded_once() {
 }
 
 #[test]
+fn float16_gradients_with_float32_results_are_of_float32_grade() {
+    agrees::<f16, f32>(false, false);
+}
+
+#[test]
+fn float16_gradients_survive_scales_of_any_size() {
+    // The largest scale decides what all are divided by: here 2^-100 and 2^100, with others down to 2^-17 of it.
+    for size in [-100, -30, 30, 100] {
+        let mut problem = Problem::<f16>::new(Shape { tokens: 20, in_dim: 96, out_dim: 40, group_size: 32 }, Values::Uniform);
+        for (index, scale) in problem.scale.iter_mut().enumerate() {
+            *scale *= 2f32.powi(size - (index * 7 % 18) as i32);
+        }
+        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(false);
+        assert_close(&found, &problem.matmul_transposed(), 40, &format!("scales about 2^{size}"));
+    }
+}
+
+#[test]
 fn the_order_of_the_threads_never_changes_a_bit() {
     for tokens in [1, 2, 3, 40] {
         let problem = Problem::<f32>::new(Shape { tokens, in_dim: 640, out_dim: 70, group_size: 32 }, Values::Uniform);

@@ -60,7 +60,13 @@ def steps(folder: pathlib.Path, platform: str, tiny: bool) -> list[Step]:
         ),
         Step(
             "choice of implementations",
-            [python, str(HERE / "choose.py"), "--out", str(folder / "cuda_choice.json"), *(["--tiny", "--seconds", "0.01"] if tiny else [])],
+            [
+                python,
+                str(HERE / "choose.py"),
+                "--out",
+                str(folder / "cuda_choice.json"),
+                *(["--tiny", "--seconds", "0.01"] if tiny else []),
+            ],
             150,
             on,
         ),

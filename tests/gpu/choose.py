@@ -46,11 +46,10 @@ def measured(operation: str, dtype: Any, width: int, seconds: float) -> tuple[li
     for tokens in TOKENS:
         programs, count = {}, 0
         for name in ("fused", COMPOSED[operation]):
-            _choice.force(name)
             program, data, count = bench.own(tokens, width, width, dtype, kind)
-            jax.block_until_ready(program(*data))  # compiled while the choice is forced
+            with _choice.forced(name):
+                jax.block_until_ready(program(*data))
             programs[name] = lambda program=program, data=data: program(*data)
-        _choice.force(None)
         times = {name: time / count for name, time in measure.interleaved(programs, seconds=seconds).items()}
         best = min(times, key=lambda name: times[name])
         faster.append((tokens, best))
@@ -82,7 +81,9 @@ def main() -> int:
     major, minor = min(_cuda._capabilities(), default=_choice.DEFAULT)
     table = dict(_choice.table())
     row: dict[str, Any] = {"measured": None if arguments.tiny else str(jax.devices()[0].device_kind)}
-    row["note"] = "estimates, not measured on a card" if arguments.tiny else f"{WIDTH}x{WIDTH}, by tests/gpu/choose.py with jax {jax.__version__}"
+    row["note"] = (
+        "estimates, not measured on a card" if arguments.tiny else f"{WIDTH}x{WIDTH}, by tests/gpu/choose.py with jax {jax.__version__}"
+    )
     for operation in COMPOSED:
         row[operation] = {dtype: [[1, "fused"]] for dtype in ("float32", "bfloat16", "float16")}
     rows = []

@@ -115,13 +115,6 @@ COMPOSED = {
 }
 
 
-@pytest.fixture
-def forced():
-    """Makes every operation take one implementation."""
-    yield _choice.force
-    _choice.force(None)
-
-
 @pytest.mark.parametrize("name", ["matmul", "matmul_transposed"])
 def test_many_tokens_multiply_a_weight_that_is_unpacked_to_their_dtype(name, no_gpu):
     function, *arguments = COMPOSED[name]
@@ -145,10 +138,11 @@ def test_the_weight_of_the_forward_pass_is_not_kept_for_the_backward_pass(no_gpu
 
 
 @pytest.mark.parametrize("name", ["matmul", "matmul_transposed"])
-def test_float32_is_never_multiplied_in_tf32(name, no_gpu, forced):
-    forced("dense")
+def test_float32_is_never_multiplied_in_tf32(name, no_gpu):
     function, *arguments = CALLS[name]
-    (dot,) = [line for line in exported(function, *arguments).splitlines() if "stablehlo.dot_general" in line]
+    with _choice.forced("dense"):
+        text = exported(function, *arguments)
+    (dot,) = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert "precision = [HIGHEST, HIGHEST]" in dot
 
 
@@ -171,11 +165,11 @@ def test_few_tokens_keep_their_own_kernels(name, no_gpu):
     assert f"@ternax_{name}(" in exported(function, *data)
 
 
-def test_a_weight_that_rounding_would_change_is_never_unpacked_for_a_product(no_gpu, forced):
+def test_a_weight_that_rounding_would_change_is_never_unpacked_for_a_product(no_gpu):
     function, x, trits, scale = COMPOSED["matmul"]
-    forced("dense")
-    assert "@ternax_matmul(" in exported(function, x, trits, of(scale.shape)), "float32 scales of bfloat16 activations"
-    assert "@ternax_matmul(" in exported(function, of(x.shape, jnp.float16), trits, of(scale.shape))
+    with _choice.forced("dense"):
+        assert "@ternax_matmul(" in exported(function, x, trits, of(scale.shape)), "float32 scales of bfloat16 activations"
+        assert "@ternax_matmul(" in exported(function, of(x.shape, jnp.float16), trits, of(scale.shape))
 
 
 def test_the_choice_is_that_of_the_card_or_of_the_newest_older_one(monkeypatch):
@@ -208,12 +202,9 @@ def test_the_committed_table_says_for_every_case_from_how_many_tokens_what_is_ch
 
 def composed(name, *operands, **params):
     """A composition, run here."""
-    avals = [jax.typeof(a) for a in operands]
-    _choice.force("blocked" if name == "correlate" else "dense")
-    try:
-        return jax.jit(functools.partial(_choice.kernel(name, avals, GROUP), ops.bind, group_size=GROUP, backend="native", **params))(*operands)
-    finally:
-        _choice.force(None)
+    with _choice.forced("blocked" if name == "correlate" else "dense"):
+        kernel = _choice.kernel(name, [jax.typeof(a) for a in operands])
+    return jax.jit(functools.partial(kernel, ops.bind, group_size=GROUP, backend="native", **params))(*operands)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, BF16])
@@ -221,7 +212,9 @@ def composed(name, *operands, **params):
 def test_products_with_an_unpacked_weight_are_those_of_the_reference(dtype, lead):
     random = np.random.default_rng(5)
     members = lead or (1,)
-    ternary = jnp.stack([reference.pack(jnp.asarray(random.integers(-1, 2, (OUT, IN)), jnp.int8), group_size=GROUP) for _ in range(members[0])])
+    ternary = jnp.stack(
+        [reference.pack(jnp.asarray(random.integers(-1, 2, (OUT, IN)), jnp.int8), group_size=GROUP) for _ in range(members[0])]
+    )
     scale = jnp.asarray(random.uniform(0.5, 1.5, (*members, OUT, GROUPS)), dtype)
     trits, scale = ternary.reshape(*lead, OUT, GROUPS, BYTES), scale.reshape(*lead, OUT, GROUPS)
     x, dy = (jnp.asarray(random.normal(size=(*lead, 2, 5, size)), dtype) for size in (IN, OUT))
