@@ -7,7 +7,7 @@
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
 //! | [`plan`] | from one custom call to its launches |
-//! | [`planes`] | sizes of the kernel for one or two tokens |
+//! | [`few`], [`planes`] | sizes of the kernels for few tokens |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
 //! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
 //! | [`device`], [`modules`], [`launch`] | the driver: contexts, loaded kernels, launches |
@@ -19,6 +19,7 @@ pub mod call;
 pub mod compile;
 pub mod device;
 pub mod ensemble;
+pub mod few;
 pub mod kernel;
 pub mod launch;
 pub mod library;

@@ -3,6 +3,7 @@
 
 use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};
+use super::few;
 use super::kernel::{FEW_TOKENS, Kernel, copies, tile_steps};
 use super::planes;
 use super::tensor::{Dtype, Tensor};
@@ -65,7 +66,7 @@ pub fn plan(request: &Request) -> Result<Plan> {
         ("matmul_transposed", [dy, trits, scale], [dx, scratch @ ..]) => {
             Product::new("matmul_transposed", false, dy, trits, scale, dx, *attributes)?.plan(scratch)
         }
-        ("correlate", [x, dy, trits], [score, votes]) => correlate(x, dy, trits, score, votes, *attributes),
+        ("correlate", [x, dy, trits], [score, votes, scratch @ ..]) => correlate([x, dy, trits], [score, votes], scratch, *attributes),
         ("correlate_dense", [dw, trits], [score]) => correlate_dense(dw, trits, score, *attributes),
         ("scale", [exponent, corr, step], [scale]) => scales(exponent, corr, step, scale, *attributes),
         ("accumulate", [corr, step, score, votes], [new_corr, new_step, scratch @ ..]) => {
@@ -124,6 +125,13 @@ fn place(call: &mut Call, run: &Run, operands: &[(&Tensor, usize)], results: &[(
         call.results[index] = address + (run.first * each * dtype.size()) as u64;
         call.result_strides[index] = each as i64;
     }
+}
+
+/// Into how many parts a contraction is split, and the steps of each: several where there are few tiles and many steps.
+fn parts(tiles: usize, steps: usize) -> (usize, usize) {
+    let wanted = if 2 * tiles >= BLOCKS { 1 } else { (BLOCKS / tiles.max(1)).clamp(1, (steps / 8).max(1)) };
+    let split_steps = steps.div_ceil(wanted).max(1);
+    (steps.div_ceil(split_steps).max(1), split_steps)
 }
 
 fn blocks(operation: &'static str, count: usize, each: usize) -> Result<u32> {
@@ -207,7 +215,7 @@ impl<'a> Product<'a> {
     /// The kernel for few tokens: a split ends where its activations fill shared memory, or once there are blocks enough.
     fn few(&self, members: usize, most: usize) -> Result<Shape> {
         let kernel = Kernel::matmul_few(self.data.dtype, self.scale.dtype, self.group(), most);
-        let sizes = FewSizes::new(self.group(), self.layout.group_bytes(), self.scale.dtype);
+        let sizes = few::Sizes::new(self.group(), self.layout.group_bytes(), self.scale.dtype);
         let limbs = if self.data.dtype == Float32 { 3 } else { 1 };
         let unit = 80 * sizes.windows * limbs * most;
         let ring = 12 * sizes.stage;
@@ -261,10 +269,9 @@ impl<'a> Product<'a> {
         };
         let grid = [self.tokens.div_ceil(TILE), self.result_dim().div_ceil(TILE)];
         let tiles = grid[0] * grid[1] * members;
-        let wanted = if 2 * tiles >= BLOCKS { 1 } else { (BLOCKS / tiles.max(1)).clamp(1, (steps / 8).max(1)) };
-        let split_steps = steps.div_ceil(wanted).max(1);
+        let (splits, split_steps) = parts(tiles, steps);
         let grid = [size(self.operation, "tokens", grid[0])? as u32, size(self.operation, "out_dim", grid[1])? as u32];
-        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps).max(1), shared })
+        Ok(Shape { kernel, grid, split_steps, splits, shared })
     }
 
     fn plan(&self, scratch: &[Tensor]) -> Result<Plan> {
@@ -312,27 +319,6 @@ impl<'a> Product<'a> {
     }
 }
 
-/// `MatmulFew::Sizes` of `cpp/cuda/matmul_few.cuh`.
-struct FewSizes {
-    units_per_group: usize,
-    windows: usize,
-    stage_units: usize,
-    stage: usize,
-}
-
-impl FewSizes {
-    fn new(group: usize, group_bytes: usize, scale: Dtype) -> Self {
-        const UNIT_BYTES: usize = 32;
-        let unit_bytes = group_bytes.min(UNIT_BYTES);
-        let windows = unit_bytes.div_ceil(8);
-        let stage_units = (640 / group.min(5 * UNIT_BYTES)).clamp(1, 32);
-        let segment = ((stage_units - 1) * unit_bytes + 8 * windows + 15).div_ceil(16) * 16;
-        let pitch = if segment.is_multiple_of(32) { segment + 16 } else { segment };
-        let scale_words = if scale == Float32 { stage_units } else { stage_units / 2 + 1 };
-        Self { units_per_group: group_bytes.div_ceil(UNIT_BYTES), windows, stage_units, stage: 16 * pitch + 64 * scale_words }
-    }
-}
-
 /// Where scratch lies: 0 where the call has no such result yet, because its size is being asked for.
 fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
     match scratch {
@@ -342,8 +328,9 @@ fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize)
     }
 }
 
-fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Tensor, attributes: Attributes) -> Result<Plan> {
+fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], attributes: Attributes) -> Result<Plan> {
     const OPERATION: &str = "correlate";
+    let ([x, dy, trits], [score, votes]) = (operands, results);
     let rank = votes.shape.len();
     let (lead, last) = (x.leading(OPERATION, "x", rank + 1)?, x.shape.len() - 1);
     trits.leading(OPERATION, "trits", rank + 3)?;
@@ -365,11 +352,31 @@ fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Te
     let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
     let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
     let mut plan = Plan { launches: Vec::new(), scratch: 0 };
-    for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], 1)? {
+    let members: usize = votes.shape.iter().product();
+    let (splits, split_steps) = parts(grid.iter().product::<u32>() as usize * members, tokens.div_ceil(each));
+    let partial = if splits > 1 { splits * out_dim * in_dim } else { 0 };
+    plan.scratch = members * partial;
+    let scratch_at = scratch_address(OPERATION, scratch, plan.scratch)?;
+    for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], splits)? {
         let mut call = base(OPERATION, layout, out_dim, tokens, attributes)?;
         place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
-        let grid = [grid[0], grid[1], run.members as u32];
+        let members = run.members as u32;
+        call.splits = size(OPERATION, "splits", splits)?;
+        call.split_steps = size(OPERATION, "steps", split_steps)?;
+        call.results[2] = scratch_at + (run.first * partial * Float32.size()) as u64;
+        call.result_strides[2] = partial as i64;
+        let grid = [grid[0], grid[1], members * splits as u32];
         plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+        if splits > 1 {
+            let call = Call {
+                operands: [call.results[2], call.operands[2], 0, 0],
+                operand_strides: [partial as i64, call.operand_strides[2], 0, 0],
+                count: scores as i64,
+                ..call
+            };
+            let grid = [blocks(OPERATION, scores, 256)?, members, 1];
+            plan.launches.push(Launch { kernel: Kernel::correlate_dense(), grid, call, shared: 0 });
+        }
     }
     Ok(plan)
 }

@@ -103,9 +103,12 @@ const FAULTS: &[Fault] = &[
     fault("matmul_transposed.cuh", "SyncBlock();  // before the tiles", "// before the tiles", TRANSPOSED_HALF, [20, 128, 40, 32]),
     fault("matmul_transposed.cuh", "kHalf ? 2 : Operand<S>", "kHalf ? 1 : Operand<S>", TRANSPOSED_HALF, [20, 96, 40, 32]),
     fault("correlate.cuh", "SyncBlock();\n      for (int i", "for (int i", CORRELATE, [20, 96, 20, 32]),
+    fault("correlate.cuh", "column < width)", "column < kTile)", CORRELATE, [600, 104, 20, 48]),
+    fault("correlate.cuh", "(first + s) * kK", "s * kK", CORRELATE, [600, 104, 20, 48]),
+    fault("correlate.cuh", "split < call.splits; split++)", "split + 1 < call.splits; split++)", "CorrelateDense", [600, 104, 20, 48]),
     fault("correlate.cuh", "piece ? Load(to) : 0.0f", "0.0f", CORRELATE, [20, 300, 20, 300]),
     fault("correlate.cuh", "(gradient > 0) - (gradient < 0)", "(gradient > 0) - (gradient <= 0)", CORRELATE, [20, 96, 20, 32]),
-    fault("correlate.cuh", "call.tokens - s * kK", "kK", CORRELATE_ASYNC, [20, 96, 24, 32]),
+    fault("correlate.cuh", "call.tokens - token", "kK", CORRELATE_ASYNC, [20, 96, 24, 32]),
     fault("correlate.cuh", "i % here * group)", "0)", CORRELATE, [20, 96, 20, 32]),
     fault("state.cuh", "double(size) <= limit", "double(size) < limit", "AccumulateCheck", [0, 64, 9, 32]),
     fault("state.cuh", "SyncBlock();\n    if (threadIdx.x)", "if (threadIdx.x)", "AccumulateCheck", [0, 64, 9, 32]),
@@ -283,7 +286,7 @@ impl Trial<'_> {
             }
             let correct = match self.fault.class.split('<').next() {
                 Some("MatmulTransposed") => self.product(&problem, false, narrow)?,
-                Some("Correlate") => self.scores(&problem, values)?,
+                Some("Correlate" | "CorrelateDense") => self.scores(&problem, values)?,
                 _ => self.product(&problem, true, narrow)?,
             };
             if !correct {
