@@ -28,7 +28,7 @@ BINDGEN = LIBCLANG_PATH="$$(echo $(abspath $(VENV))/lib/python*/site-packages/cl
 XLA_LINK = -C relro-level=partial -C link-args="-Wl,--unresolved-symbols=ignore-all -L$(abspath $(XLA))/extension/lib \
 	-Wl,-rpath,$(abspath $(XLA))/extension/lib -ltensorflow_framework"
 
-.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs gpu-check clean
+.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs gpu-check gpu-choice clean
 
 env: $(VENV)/.package
 
@@ -108,6 +108,10 @@ else
 	PYTHON=$(PYTHON) cargo build --release
 	TERNAX_LIBRARY=$(abspath target/release/libternax.so) PYTHONPATH=$(abspath python) $(PYTHON) tests/gpu/check.py
 endif
+
+# Takes over the choice of implementations that the last gpu-check measured; the benchmark then has to be repeated.
+gpu-choice:
+	cp out/gpu-check/cuda_choice.json python/ternax/cuda_choice.json
 
 clean:
 	rm -rf target .venv* out python/ternax/_native

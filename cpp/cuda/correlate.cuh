@@ -3,6 +3,9 @@
 // A 128 x 128 tile of dW stays in registers for the whole sum and is never stored. The columns of a tile are whole
 // groups, so that one block owns each score; of a group of more than 128 inputs the block takes one 128 after the
 // other.
+//
+// Where there are few tiles and many tokens, the tokens are split: each part's dW goes to scratch, and the parts are
+// summed in their order where the signs are taken.
 #pragma once
 #include "tile.cuh"
 
@@ -33,16 +36,18 @@ struct Correlate {
   static constexpr int kStage = 2 * Tile::kBytes, kSignPitch = kTile + 4;
   static constexpr int kShared = Max(kStages * kStage, kTile* kSignPitch);
 
-  // grid (ceil(out / 128), pieces of columns, members)
+  // grid (ceil(out / 128), pieces of columns, members * splits)
   static DEVICE void Run(const Call& call) {
     const Layout<0> layout(call);
-    const int64_t member = blockIdx.z;
+    const int64_t member = blockIdx.z / unsigned(call.splits);
+    const int split = int(blockIdx.z % unsigned(call.splits));
+    const int first = split * call.split_steps, steps = Min(call.split_steps, CeilDivide(call.tokens, kK) - first);
     const int group = layout.Group(), groups = layout.Groups(), out0 = int(blockIdx.x) * kTile;
     const int together = Max(1, kTile / group);  // groups in a tile
     const int group0 = int(blockIdx.y) * together, here = Min(together, groups - group0);
     const uint8_t* trits = call.Operand<uint8_t>(2, member);
     float* score = call.Result<float>(0, member);
-    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) Store(call.Result<float>(1, member), 1.0f);
+    if (blockIdx.x == 0 && blockIdx.y == 0 && split == 0 && threadIdx.x == 0) Store(call.Result<float>(1, member), 1.0f);
     TileLoader<X, Tile, kHalf, kAsync> rows{call.Operand<X>(1, member), call.out_dim, {}};
     TileLoader<X, Tile, kHalf, kAsync> inputs{call.Operand<X>(0, member), call.in_dim, {}};
     for (int piece = 0; piece < CeilDivide(group, kTile); piece++) {
@@ -50,13 +55,13 @@ struct Correlate {
       const int width = Min(call.in_dim - input0, Min(kTile, together * group - piece * kTile));
       float sums[4][4][4] = {};
       const auto fetch = [&](int s, uint32_t at) {
-        const int left = call.tokens - s * kK;
-        rows.Fetch({int64_t(s) * kK, out0, left, call.out_dim - out0}, at);
-        inputs.Fetch({int64_t(s) * kK, input0, left, width}, at + Tile::kBytes);
+        const int token = (first + s) * kK, left = call.tokens - token;
+        rows.Fetch({token, out0, left, call.out_dim - out0}, at);
+        inputs.Fetch({token, input0, left, width}, at + Tile::kBytes);
       };
       if (width > 0) {
         Pipeline<kStages>(
-            CeilDivide(call.tokens, kK), kStage,
+            steps, kStage,
             [&](int s, uint32_t at) {
               if constexpr (kAsync) fetch(s, at);
             },
@@ -76,6 +81,22 @@ struct Correlate {
                 Product::Add(sums, at, at + Tile::kBytes);
               }
             });
+      }
+      if (call.splits > 1) {
+        float* part = call.Result<float>(2, member) + split * int64_t(call.out_dim) * call.in_dim;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+              const int row = out0 + Product::Row(i, c / 2), column = Product::Column(j, c % 2);
+              if (row < call.out_dim && column < width)
+                Store(part + int64_t(row) * call.in_dim + input0 + column, sums[i][j][c]);
+            }
+          }
+        }
+        continue;
       }
       const Shared<int8_t> signs = SharedAt<int8_t>(0);
 #pragma unroll
@@ -105,7 +126,7 @@ struct Correlate {
   }
 };
 
-// The same of a dense gradient [out, in], float32: a thread for each score; grid (ceil(out * groups / 256), members).
+// The same of a dense gradient [splits, out, in], float32, summed over its parts in their order: a thread for each score; grid (ceil(out * groups / 256), members).
 struct CorrelateDense {
   static constexpr int kThreads = 256;
   static DEVICE void Run(const Call& call) {
@@ -125,7 +146,10 @@ struct CorrelateDense {
         const uint32_t w = fraction * 3;
         fraction = w & 255;
         if (5 * byte + digit >= count) continue;
-        const float value = Load(gradient + 5 * byte + digit);
+        float value = Load(gradient + 5 * byte + digit);
+#pragma unroll 1
+        for (int split = 1; split < call.splits; split++)
+          value = AddRounded(value, Load(gradient + split * int64_t(call.out_dim) * call.in_dim + 5 * byte + digit));
         sum += (int(w >> 8) - 1) * ((value > 0) - (value < 0));
       }
     }

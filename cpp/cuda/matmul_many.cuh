@@ -52,7 +52,7 @@ struct MatmulMany {
     DEVICE void Land(const Step& step, uint32_t at) {
       const bool inside = row < rows;
       uint32_t low = kHalf ? 0xBC00u : 0xBF80u, high = low & 0x7FFFu;
-      if constexpr (kFolded) Weights(weight).TakeTable(low, high);
+      if constexpr (kFolded) Weights<false>(weight).TakeTable(low, high);
       const int byte0 = step.first / 5;
 #pragma unroll
       for (int i = 0; i < kHeld; i++) {

@@ -1,18 +1,21 @@
 // dx[tokens, in] = dy[tokens, out] (S T), in tiles of 128 tokens by 128 inputs.
 //
 // The scale lies on the contraction, so the operand is S T: one bfloat16 value with bfloat16 scales, exact, three limbs
-// with float32 scales. dy is as many bfloat16 limbs as it needs.
+// with float32 scales. dy is as many bfloat16 limbs as it needs; in float16 it is the operand as it is, beside two
+// float16 limbs of S T. These hold 22 bits of every scale down to 2^-17 of the block's largest, by which all are
+// divided (as a power of two), and 2^-39 of that largest of the others.
 #pragma once
 #include "tile.cuh"
 
 template <typename X, typename S, int kGroup, bool kAsync>
 struct MatmulTransposed {
   static constexpr int kThreads = kTileThreads;
-  static constexpr int kLimbsA = kSame<X, float> ? 3 : kSame<X, f16> ? 2 : 1, kLimbsB = Operand<S>::kLimbs;
+  static constexpr bool kHalf = Operand<X>::kHalf;
+  static constexpr int kLimbsA = Operand<X>::kLimbs, kLimbsB = kHalf ? 2 : Operand<S>::kLimbs;
   static constexpr int kK = kLimbsA + kLimbsB > 2 ? 16 : 32, kStages = kAsync ? 3 : 2;
   using A = TileOperand<kLimbsA, kK, false>;
   using B = TileOperand<kLimbsB, kK, true>;
-  using Product = TileProduct<false, kK, A, B>;
+  using Product = TileProduct<kHalf, kK, A, B>;
   static constexpr int kStage = A::kBytes + B::kBytes, kShared = kStages * kStage;
   static constexpr int kPerRow = kTileThreads / kK;  // threads that share a row of T
   // Bytes of a row that a tile meets: at most two more than full ones for each group that it cuts.
@@ -38,6 +41,7 @@ struct MatmulTransposed {
   struct Decoder {
     const uint8_t* trits;
     const S* scale;
+    float factor;  // of every scale: a power of two
     bool inside;
     uint32_t held[kHeld];
     float weights[kHeld];
@@ -51,6 +55,7 @@ struct MatmulTransposed {
         if (byte >= columns.first_byte + columns.bytes) continue;
         held[i] = Load(trits + row * layout.RowBytes() + byte);
         weights[i] = ToFloat(Load(scale + row * layout.Groups() + byte / layout.GroupBytes()));
+        if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);
       }
     }
     DEVICE void Land(const Layout<kGroup>& layout, const Columns& columns, uint32_t at) {
@@ -62,7 +67,7 @@ struct MatmulTransposed {
         const int group = byte / layout.GroupBytes(), place0 = byte % layout.GroupBytes() * 5;
         const int column0 = group * layout.Group() - columns.first;
         const int end = Min(Min(layout.Group(), layout.in_dim - group * layout.Group()), kTile - column0);
-        Weights table(inside ? weights[i] : 0.0f);
+        Weights<kHalf> table(inside ? weights[i] : 0.0f);
 #pragma unroll
         for (int limb = 0; limb < kLimbsB; limb++) {
           uint32_t low, high, fraction = Fraction(inside ? held[i] : 0);
@@ -80,6 +85,32 @@ struct MatmulTransposed {
     }
   };
 
+  // The exponent that brings the largest finite scale of a block's rows and groups to 2^14.
+  static DEVICE int Exponent(const Layout<kGroup>& layout, const S* scale, int column0, int64_t row0, int rows) {
+    const int first = column0 / layout.Group();
+    const int groups = (Min(layout.in_dim, column0 + kTile) - 1) / layout.Group() - first + 1;
+    uint32_t largest = 0;
+    for (int i = int(threadIdx.x); i < rows * groups; i += kTileThreads) {
+      const S value = Load(scale + (row0 + i / groups) * layout.Groups() + first + i % groups);
+      const uint32_t size = FloatBits(ToFloat(value)) & 0x7FFFFFFFu;
+      if (size < 0x7F800000u && size > largest) largest = size;
+    }
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2) {
+      const uint32_t other = ShuffleXor(largest, distance);
+      largest = other > largest ? other : largest;
+    }
+    const Shared<uint32_t> warps = SharedAt<uint32_t>(0);
+    if (threadIdx.x % 32 == 0) warps[int(threadIdx.x) / 32] = largest;
+    SyncBlock();
+    for (int warp = 0; warp < kTileThreads / 32; warp++) {
+      const uint32_t other = warps[warp];
+      largest = other > largest ? other : largest;
+    }
+    SyncBlock();  // before the tiles take its place
+    return Min(14 + 127 - int(largest >> 23), 126);
+  }
+
   // grid (ceil(tokens / 128), ceil(in / 128), members * splits)
   static DEVICE void Run(const Call& call) {
     const Layout<kGroup> layout(call);
@@ -89,8 +120,14 @@ struct MatmulTransposed {
     const int first = split * call.split_steps;
     const int steps = Min(call.split_steps, CeilDivide(call.out_dim, kK) - first);
     const Columns columns(layout, input0);
-    TileLoader<X, A, false, kAsync> loader{call.Operand<X>(0, member), call.out_dim, {}};
-    Decoder decoder{call.Operand<uint8_t>(1, member), call.Operand<S>(2, member), false, {}, {}};
+    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, {}};
+    Decoder decoder{call.Operand<uint8_t>(1, member), call.Operand<S>(2, member), 1.0f, false, {}, {}};
+    int exponent = 0;
+    if constexpr (kHalf) {
+      const int row0 = first * kK;
+      exponent = Exponent(layout, decoder.scale, input0, row0, Min(steps * kK, call.out_dim - row0));
+      decoder.factor = BitsFloat(uint32_t(127 + exponent) << 23);
+    }
     const auto window = [&](int s) {
       const int64_t row = int64_t(first + s) * kK;
       return Window{token0, row, call.tokens - token0, int(call.out_dim - row)};
@@ -125,6 +162,17 @@ struct MatmulTransposed {
             Product::Add(sums, at, at + A::kBytes);
           }
         });
+    if constexpr (kHalf) {
+      const float back = BitsFloat(uint32_t(127 - exponent) << 23);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+          for (int c = 0; c < 4; c++) sums[i][j][c] = MultiplyRounded(sums[i][j][c], back);
+        }
+      }
+    }
     StoreTile<X, Product>(call, member, split, sums, token0, input0, call.tokens, call.in_dim);
   }
 };

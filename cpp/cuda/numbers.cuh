@@ -36,6 +36,17 @@ DEVICE uint16_t TakeLimb(float& rest) {
   return uint16_t(limb >> 16);
 }
 
+// The same in float16, for values that were brought into its range: two carry 22 bits, down to 2^-25 in all.
+DEVICE uint16_t TakeHalf(float& rest) {
+  const f16 limb = ToF16(rest);
+  const float left = AddRounded(rest, -FromF16(limb));
+  rest = left == left ? left : 0.0f;
+  return limb.bits;
+}
+
+// The byte as an 8-bit fraction of 243; each product with 3 pushes the next digit, the highest first, above its 8 bits.
+DEVICE uint32_t Fraction(uint32_t byte) { return byte + ((byte * 55 + 1003) >> 10); }
+
 // Operands of the tensor cores for values of type T: float16 values are operands as they are, all others become
 // bfloat16 limbs.
 template <typename T>

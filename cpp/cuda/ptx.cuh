@@ -109,6 +109,11 @@ inline float RoundedFromUint64(uint64_t value) { return float(value); }
 inline uint64_t HighProduct(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a)*b >> 64); }
 inline int LeadingZeros(uint64_t value) { return value ? __builtin_clzll(value) : 64; }
 inline float Truncated(float value) { return std::trunc(value); }
+inline int RoundedToInt(float value) { return int(std::lrint(value)); }
+// The low word of (high, low) shifted right by less than 32 bits.
+inline uint32_t FunnelShift(uint32_t low, uint32_t high, uint32_t bits) {
+  return uint32_t((uint64_t(high) << 32 | low) >> bits);
+}
 #else
 DEVICE uint32_t FloatBits(float value) { return __float_as_uint(value); }
 DEVICE float BitsFloat(uint32_t bits) { return __uint_as_float(bits); }
@@ -149,6 +154,8 @@ DEVICE float RoundedFromUint64(uint64_t value) { return __ull2float_rn(value); }
 DEVICE uint64_t HighProduct(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 DEVICE int LeadingZeros(uint64_t value) { return __clzll(int64_t(value)); }
 DEVICE float Truncated(float value) { return truncf(value); }
+DEVICE int RoundedToInt(float value) { return __float2int_rn(value); }
+DEVICE uint32_t FunnelShift(uint32_t low, uint32_t high, uint32_t bits) { return __funnelshift_r(low, high, bits); }
 #endif
 
 // ---------------------------------------------------------------------------------------------------------- global
@@ -234,6 +241,17 @@ T ShuffleXor(T value, int distance) {
     for (int lane = 0; lane < 32; lane++) *out[lane] = *in[lane ^ distance];
   });
 }
+// The value of another lane of the warp, each lane naming its own.
+inline uint32_t ShuffleFrom(uint32_t value, int lane) {
+  struct Asked {
+    uint32_t value;
+    int lane;
+  };
+  return emulation::Collective<Asked, uint32_t>("a shuffle from a lane", kWarp, Asked{value, lane},
+                                                [](const Asked* const* in, uint32_t* const* out) {
+                                                  for (int i = 0; i < 32; i++) *out[i] = in[in[i]->lane & 31]->value;
+                                                });
+}
 #else
 DEVICE void SyncBlock() { __syncthreads(); }
 DEVICE void SyncWarp() { __syncwarp(); }
@@ -241,6 +259,7 @@ template <typename T>
 DEVICE T ShuffleXor(T value, int distance) {
   return __shfl_xor_sync(kWarp, value, distance);
 }
+DEVICE uint32_t ShuffleFrom(uint32_t value, int lane) { return __shfl_sync(kWarp, value, lane); }
 #endif
 
 // --------------------------------------------------------------------------------------------------- asynchronous
@@ -277,7 +296,8 @@ DEVICE void WaitForCopies() {
 // ------------------------------------------------------------------------------------------------------ ldmatrix and
 // mma LoadMatrices: four 8x8 matrices of 16-bit values; lane 8 i + r gives the address of row r of matrix i, and
 // register i holds the lane's two values of matrix i, transposed or not. MultiplyBf16, MultiplyF16: d[16x8] += a[16xK]
-// b[Kx8], K = 16 or 8, in the fragment layouts of mma.sync.
+// b[Kx8], K = 16 or 8, in the fragment layouts of mma.sync. MultiplyBytes: d[16x8] += a[16x32] b[32x8] on unsigned and
+// signed bytes, exact modulo 2^32.
 #ifdef TERNAX_EMULATION
 template <bool kTransposed>
 void LoadMatrices(uint32_t (&r)[4], Shared<uint8_t> row) {
@@ -370,6 +390,39 @@ inline void MultiplyF16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 inline void MultiplyF16(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1]) {
   emulation::Multiply<8, emulation::FromF16Bits>("mma.f16", d, a, b);
 }
+inline void MultiplyBytes(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct In {
+    uint32_t a[4], b[2];
+    int c[4];
+  };
+  struct Out {
+    int d[4];
+  };
+  In in;
+  memcpy(in.a, a, 16);
+  memcpy(in.b, b, 8);
+  memcpy(in.c, d, 16);
+  Out result = emulation::Collective<In, Out>("mma.u8.s8", kWarp, in, [](const In* const* in, Out* const* out) {
+    int left[16][32], right[32][8];
+    for (int lane = 0; lane < 32; lane++) {
+      int quad = lane / 4, t = lane % 4;
+      for (int i = 0; i < 4; i++) {
+        for (int r = 0; r < 4; r++)
+          left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i] = int(in[lane]->a[r] >> (8 * i) & 255);
+        for (int r = 0; r < 2; r++) right[4 * t + 16 * r + i][quad] = int8_t(in[lane]->b[r] >> (8 * i));
+      }
+    }
+    for (int row = 0; row < 16; row++) {
+      for (int n = 0; n < 8; n++) {
+        const int lane = row % 8 * 4 + n / 2, e = row / 8 * 2 + n % 2;
+        int sum = 0;
+        for (int k = 0; k < 32; k++) sum += left[row][k] * right[k][n];
+        out[lane]->d[e] = int(uint32_t(in[lane]->c[e]) + uint32_t(sum));
+      }
+    }
+  });
+  memcpy(d, result.d, 16);
+}
 #else
 template <bool kTransposed>
 DEVICE void LoadMatrices(uint32_t (&r)[4], Shared<uint8_t> row) {
@@ -400,4 +453,10 @@ DEVICE void LoadMatrices(uint32_t (&r)[4], Shared<uint8_t> row) {
 DEFINE_MULTIPLY(MultiplyBf16, "bf16")
 DEFINE_MULTIPLY(MultiplyF16, "f16")
 #undef DEFINE_MULTIPLY
+DEVICE void MultiplyBytes(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  // The sums come in apart, so that zeros need no registers.
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3]));
+}
 #endif

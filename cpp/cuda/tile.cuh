@@ -221,15 +221,14 @@ DEVICE void StoreTile(const Call& call, int64_t member, int split, const float (
 DEVICE uint16_t OfDigit(uint32_t low, uint32_t high, uint32_t digit) {
   return uint16_t(PermuteBytes(low, high, 0x10 + 0x22 * digit));
 }
-// The byte as an 8-bit fraction of 243; each product with 3 pushes the next digit, the highest first, above its 8 bits.
-DEVICE uint32_t Fraction(uint32_t byte) { return byte + ((byte * 55 + 1003) >> 10); }
 
 // The table of the weights -S, 0, S for OfDigit, one limb after the other.
+template <bool kHalf>
 struct Weights {
   float rest;
   DEVICE explicit Weights(float scale) : rest(scale) {}
   DEVICE void TakeTable(uint32_t& low, uint32_t& high) {
-    high = TakeLimb(rest);
+    high = kHalf ? TakeHalf(rest) : TakeLimb(rest);
     low = high ^ 0x8000u;
   }
 };

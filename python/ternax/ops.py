@@ -21,7 +21,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from ternax import _backend, _compat, _cuda, _library, reference
+from ternax import _backend, _choice, _compat, _cuda, _library, reference
 
 F32, BF16, F16 = (np.dtype(t) for t in (jnp.float32, jnp.bfloat16, jnp.float16))
 F64, I8, U8, I32 = (np.dtype(t) for t in (np.float64, np.int8, np.uint8, np.int32))
@@ -201,10 +201,12 @@ def _unpack_types(trits: Any, *, in_dim: int, group_size: int, backend: str) -> 
     return [((*trits.shape[:-2], in_dim), I8)]
 
 
-def _dequantize_types(trits: Any, scale: Any, *, in_dim: int, group_size: int, backend: str) -> Types:
+def _dequantize_types(trits: Any, scale: Any, *, in_dim: int, group_size: int, dtype: Any, backend: str) -> Types:
     _check_trits("dequantize", trits, in_dim, group_size)
     _expect("dequantize", "scale", scale, (F32, BF16), trits.shape[:-1], f"{tuple(trits.shape[:-1])}")
-    return [((*trits.shape[:-2], in_dim), F32)]
+    if dtype not in ACTIVATIONS:
+        raise _wrong_dtype("dequantize", "dtype", "float32, bfloat16 or float16", dtype)
+    return [((*trits.shape[:-2], in_dim), dtype)]
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -309,12 +311,18 @@ def _custom_call(op: Operation) -> Primitive:
     native = jax.ffi.ffi_lowering(target, operand_output_aliases=dict(op.aliases))
 
     def on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
+        if op.name == "dequantize" and params["dtype"] != F32:
+            rounded = lambda *args, dtype, **params: primitive.bind(*args, dtype=F32, **params).astype(dtype)
+            return mlir.lower_fun(rounded, multiple_results=False)(ctx, *operands, **params)
         return native(ctx, *operands, **_attributes(params))
 
     def on_cuda(ctx: Any, *operands: Any, **params: Any) -> Any:
         known = all(isinstance(n, int) for a in ctx.avals_in for n in a.shape)  # scratch is sized when a program is made
         if not known or _cuda.problem():
             return plain(ctx, *operands, **params)
+        if kernel := _choice.kernel(op.name, ctx.avals_in):
+            composed = functools.partial(kernel, bind)
+            return mlir.lower_fun(composed, multiple_results=op.results > 1)(ctx, *operands, **params)
         if op.name in ("matmul", "matmul_transposed") and ctx.avals_in[2].dtype == BF16 and ctx.avals_in[0].dtype != BF16:
             # Only bfloat16 activations have kernels that take bfloat16 scales.
             widened = lambda data, trits, scale, **params: primitive.bind(data, trits, scale.astype(F32), **params)
@@ -426,7 +434,7 @@ def unpack(trits: Any, *, in_dim: int, group_size: int) -> jax.Array:
     return unpacked
 
 
-def dequantize(trits: Any, scale: Any, *, in_dim: int, group_size: int) -> jax.Array:
-    """The dense weights ``S T``, float32 ``[*, out, in]``."""
-    weights: jax.Array = bind("dequantize", trits, scale, in_dim=in_dim, group_size=group_size)
+def dequantize(trits: Any, scale: Any, *, in_dim: int, group_size: int, dtype: Any = jnp.float32) -> jax.Array:
+    """The dense weights ``S T``, rounded once to float32, bfloat16 or float16, ``[*, out, in]``."""
+    weights: jax.Array = bind("dequantize", trits, scale, in_dim=in_dim, group_size=group_size, dtype=np.dtype(dtype))
     return weights

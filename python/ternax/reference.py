@@ -95,12 +95,12 @@ def scale(exponent: jax.Array, corr: jax.Array, step: jax.Array, *, group_size: 
     return jnp.where((step[..., 1] < 0)[..., None, None], jnp.nan, s).astype(dtype)
 
 
-def dequantize(trits: jax.Array, scale: jax.Array, *, in_dim: int, group_size: int) -> jax.Array:
-    """``S * T`` as float32 ``[*, out, in]``."""
+def dequantize(trits: jax.Array, scale: jax.Array, *, in_dim: int, group_size: int, dtype: Any = F32) -> jax.Array:
+    """``S * T``, rounded once to ``dtype``, ``[*, out, in]``."""
     width = min(group_size, in_dim)
     per_input = jnp.broadcast_to(scale.astype(F32)[..., None], (*scale.shape, width))
     per_input = per_input.reshape(*scale.shape[:-1], scale.shape[-1] * width)[..., :in_dim]
-    return per_input * unpack(trits, in_dim=in_dim, group_size=group_size).astype(F32)
+    return (per_input * unpack(trits, in_dim=in_dim, group_size=group_size).astype(F32)).astype(dtype)
 
 
 def sum_dtype(dtype: Any) -> Any:

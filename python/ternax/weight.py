@@ -102,8 +102,8 @@ class TernaryWeight:
 
     def dequantize(self) -> jax.Array:
         """The dense weight ``S T``, float32 ``[out, in]``."""
-        operands = self.trits, self.scale()
-        w: jax.Array = primitives.bind("dequantize", *operands, in_dim=self.in_dim, group_size=self.group_size)
+        operands, dtype = (self.trits, self.scale()), np.dtype(np.float32)
+        w: jax.Array = primitives.bind("dequantize", *operands, in_dim=self.in_dim, group_size=self.group_size, dtype=dtype)
         return w
 
     def unpack(self) -> jax.Array:

@@ -1,5 +1,6 @@
 //! The CUDA sources, and the specialisations of kernels that calls ask for.
 
+use super::planes;
 use super::tensor::Dtype;
 use Dtype::{Bfloat16, Float16, Float32};
 
@@ -14,6 +15,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("hopper_tile.cuh", include_str!("../../cpp/cuda/hopper_tile.cuh")),
     ("matmul_few.cuh", include_str!("../../cpp/cuda/matmul_few.cuh")),
     ("matmul_many.cuh", include_str!("../../cpp/cuda/matmul_many.cuh")),
+    ("matmul_planes.cuh", include_str!("../../cpp/cuda/matmul_planes.cuh")),
     ("matmul_transposed.cuh", include_str!("../../cpp/cuda/matmul_transposed.cuh")),
     ("numbers.cuh", include_str!("../../cpp/cuda/numbers.cuh")),
     ("pack.cuh", include_str!("../../cpp/cuda/pack.cuh")),
@@ -65,6 +67,12 @@ impl Kernel {
     pub fn matmul_few(x: Dtype, scale: Dtype, group: usize, tokens: usize) -> Self {
         let class = format!("MatmulFew<{}, {}, {}, {tokens}>", x.in_cuda(), scale.in_cuda(), fixed(group));
         Self { header: "matmul_few.cuh", class, threads: 128, resident: if tokens > 8 && x == Float32 { 3 } else { 4 } }
+    }
+
+    /// `y = x (S T)^t` for exactly `tokens` tokens by bit planes, in groups of 32.
+    pub fn matmul_planes(x: Dtype, scale: Dtype, tokens: usize) -> Self {
+        let class = format!("MatmulPlanes<{}, {}, {tokens}>", x.in_cuda(), scale.in_cuda());
+        Self { header: "matmul_planes.cuh", class, threads: 256, resident: 2 }
     }
 
     /// `y = x (S T)^t` in tiles.
@@ -137,9 +145,10 @@ impl Kernel {
         Self::elementwise("pack.cuh", "Unpack".into())
     }
 
-    /// Bytes and scales to dense weights.
-    pub fn dequantize(scale: Dtype) -> Self {
-        Self::elementwise("pack.cuh", format!("Dequantize<{}>", scale.in_cuda()))
+    /// Bytes and scales to dense weights; by 16 bytes of these at a time where they lie in `chunks`, each in one group.
+    pub fn dequantize(scale: Dtype, weights: Dtype, chunks: bool) -> Self {
+        let class = if chunks { "DequantizeChunks" } else { "Dequantize" };
+        Self::elementwise("pack.cuh", format!("{class}<{}, {}>", scale.in_cuda(), weights.in_cuda()))
     }
 
     /// Every specialisation that a plan can ask for.
@@ -149,9 +158,11 @@ impl Kernel {
         let groups = FIXED_GROUPS.into_iter().chain([16, 96]);
         let mut all = Vec::new();
         for ((x, scale), group) in products.into_iter().flat_map(|types| groups.clone().map(move |group| (types, group))) {
-            all.extend(FEW_TOKENS.map(|tokens| Self::matmul_few(x, scale, group, tokens)));
+            let planes = |tokens| group == planes::GROUP && tokens <= planes::MOST_TOKENS;
+            all.extend(FEW_TOKENS.into_iter().filter(|&tokens| !planes(tokens)).map(|tokens| Self::matmul_few(x, scale, group, tokens)));
+            all.extend((1..=planes::MOST_TOKENS).map(|tokens| Self::matmul_planes(x, scale, tokens)));
             all.extend([false, true].map(|asynchronous| Self::matmul_many(x, scale, group, asynchronous && copies(x))));
-            all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && x == Bfloat16)));
+            all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && copies(x))));
         }
         for group in groups {
             all.extend([true, false].map(|forward| Self::hopper_matmul(forward, group)));
@@ -162,7 +173,9 @@ impl Kernel {
             all.push(Self::reduce(x));
         }
         for scale in [Float32, Bfloat16] {
-            all.extend([Self::scale(scale), Self::dequantize(scale)]);
+            all.push(Self::scale(scale));
+            let weights = [Float32, Bfloat16, Float16];
+            all.extend(weights.into_iter().flat_map(|weights| [false, true].map(|chunks| Self::dequantize(scale, weights, chunks))));
         }
         all.extend([Self::correlate_dense(), Self::accumulate_check(), Self::accumulate(), Self::pack(), Self::unpack()]);
         let mut seen = std::collections::HashSet::new();

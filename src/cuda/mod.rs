@@ -6,7 +6,8 @@
 //! | [`kernel`] | the CUDA sources and their specialisations |
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
-//! | [`plan`], [`hopper`] | from one custom call to its launches |
+//! | [`plan`] | from one custom call to its launches |
+//! | [`few`], [`planes`], [`hopper`] | sizes of the kernels for few tokens, and of those for Hopper |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
 //! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
 //! | [`device`], [`modules`], [`launch`] | the driver: contexts, loaded kernels, launches |
@@ -18,10 +19,12 @@ pub mod call;
 pub mod compile;
 pub mod device;
 pub mod ensemble;
+pub mod few;
 pub mod hopper;
 pub mod kernel;
 pub mod launch;
 pub mod library;
 pub mod modules;
 pub mod plan;
+pub mod planes;
 pub mod tensor;

@@ -3,9 +3,9 @@
 
 use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};
-use super::hopper;
 use super::kernel::{FEW_TOKENS, HOPPER, Kernel, copies, fixed, tile_steps};
 use super::tensor::{Dtype, Tensor};
+use super::{few, hopper, planes};
 use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
 use Dtype::{Bfloat16, Float16, Float32, Int8, Int32, Uint8};
@@ -86,7 +86,7 @@ pub fn plan(request: &Request) -> Result<Plan> {
         ("matmul_transposed", [dy, trits, scale], [dx, scratch @ ..]) => {
             Product::new("matmul_transposed", false, dy, trits, scale, dx, *attributes)?.plan(scratch)
         }
-        ("correlate", [x, dy, trits], [score, votes]) => correlate(x, dy, trits, score, votes, *attributes),
+        ("correlate", [x, dy, trits], [score, votes, scratch @ ..]) => correlate([x, dy, trits], [score, votes], scratch, *attributes),
         ("correlate_dense", [dw, trits], [score]) => correlate_dense(dw, trits, score, *attributes),
         ("scale", [exponent, corr, step], [scale]) => scales(exponent, corr, step, scale, *attributes),
         ("accumulate", [corr, step, score, votes], [new_corr, new_step, scratch @ ..]) => {
@@ -94,10 +94,7 @@ pub fn plan(request: &Request) -> Result<Plan> {
         }
         ("pack", [trits], [packed]) => bytes(Kernel::pack(), "pack", packed, trits, None, (trits, packed), *attributes),
         ("unpack", [packed], [trits]) => bytes(Kernel::unpack(), "unpack", packed, trits, None, (packed, trits), *attributes),
-        ("dequantize", [trits, scale], [weights]) => {
-            let kernel = Kernel::dequantize(scale.dtype);
-            bytes(kernel, "dequantize", trits, weights, Some(scale), (trits, weights), *attributes)
-        }
+        ("dequantize", [trits, scale], [weights]) => dequantize(trits, scale, weights, *attributes),
         _ => Err(Error::Argument {
             operation: "plan",
             argument: "operation",
@@ -148,6 +145,13 @@ fn place(call: &mut Call, run: &Run, operands: &[(&Tensor, usize)], results: &[(
         call.results[index] = address + (run.first * each * dtype.size()) as u64;
         call.result_strides[index] = each as i64;
     }
+}
+
+/// Into how many parts a contraction is split, and the steps of each: several where there are few tiles and many steps.
+fn parts(tiles: usize, steps: usize) -> (usize, usize) {
+    let wanted = if 2 * tiles >= BLOCKS { 1 } else { (BLOCKS / tiles.max(1)).clamp(1, (steps / 8).max(1)) };
+    let split_steps = steps.div_ceil(wanted).max(1);
+    (steps.div_ceil(split_steps).max(1), split_steps)
 }
 
 fn blocks(operation: &'static str, count: usize, each: usize) -> Result<u32> {
@@ -219,6 +223,9 @@ impl<'a> Product<'a> {
 
     fn shape(&self) -> Result<Shape> {
         let members: usize = self.ensemble.iter().product();
+        if self.forward && self.tokens <= planes::MOST_TOKENS && self.group() == planes::GROUP {
+            return self.planes(members);
+        }
         match FEW_TOKENS.into_iter().find(|&most| self.forward && self.tokens <= most) {
             Some(most) => self.few(members, most),
             None => self.tiles(members),
@@ -228,7 +235,7 @@ impl<'a> Product<'a> {
     /// The kernel for few tokens: a split ends where its activations fill shared memory, or once there are blocks enough.
     fn few(&self, members: usize, most: usize) -> Result<Shape> {
         let kernel = Kernel::matmul_few(self.data.dtype, self.scale.dtype, self.group(), most);
-        let sizes = FewSizes::new(self.group(), self.layout.group_bytes(), self.scale.dtype);
+        let sizes = few::Sizes::new(self.group(), self.layout.group_bytes(), self.scale.dtype);
         let limbs = if self.data.dtype == Float32 { 3 } else { 1 };
         let unit = 80 * sizes.windows * limbs * most;
         let ring = 12 * sizes.stage;
@@ -238,6 +245,21 @@ impl<'a> Product<'a> {
         let split_steps = units.div_ceil(wanted).min(((SHARED - ring) / unit).max(1));
         let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
         Ok(Shape { kernel, grid, split_steps, splits: units.div_ceil(split_steps), shared: ring + split_steps * unit })
+    }
+
+    /// The kernel by bit planes: splits as in [`few`](Self::few).
+    fn planes(&self, members: usize) -> Result<Shape> {
+        let tokens = self.tokens.max(1);
+        let sizes = planes::Sizes::new(tokens, self.scale.dtype);
+        let steps = self.layout.groups().div_ceil(planes::STEP_GROUPS);
+        let rows = self.out_dim.div_ceil(planes::ROWS);
+        let wanted = (BLOCKS / (rows * members).max(1)).clamp(1, steps.div_ceil(planes::STAGE_STEPS));
+        let whole = |steps: usize| steps.next_multiple_of(planes::STAGE_STEPS);
+        let most = (SHARED - sizes.fixed) / sizes.step / planes::STAGE_STEPS * planes::STAGE_STEPS;
+        let split_steps = whole(steps.div_ceil(wanted)).min(most);
+        let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
+        let kernel = Kernel::matmul_planes(self.data.dtype, self.scale.dtype, tokens);
+        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps), shared: sizes.fixed + split_steps * sizes.step })
     }
 
     /// The kernels in tiles: the contraction is split where there are few tiles and many steps.
@@ -253,15 +275,13 @@ impl<'a> Product<'a> {
             let steps = self.layout.groups() * group.div_ceil(each);
             (Kernel::matmul_many(x, scale, group, asynchronous), steps, if asynchronous { 3 } else { 2 } * stage)
         } else {
-            let asynchronous = x == Bfloat16 && aligned(self.out_dim);
-            let limbs_a = if x == Float32 {
-                3
-            } else if x == Float16 {
-                2
-            } else {
-                1
+            let asynchronous = copies(x) && aligned(self.out_dim);
+            let limbs_a = if x == Float32 { 3 } else { 1 };
+            let limbs_b = match (x, scale) {
+                (Float16, _) => 2,
+                (_, Float32) => 3,
+                _ => 1,
             };
-            let limbs_b = if scale == Float32 { 3 } else { 1 };
             let each = if limbs_a + limbs_b > 2 { 16 } else { 32 };
             let stage = limbs_a * TILE * (2 * each + 16) + limbs_b * each * (2 * TILE + 16);
             let steps = self.out_dim.div_ceil(each);
@@ -269,10 +289,9 @@ impl<'a> Product<'a> {
         };
         let grid = [self.tokens.div_ceil(TILE), self.result_dim().div_ceil(TILE)];
         let tiles = grid[0] * grid[1] * members;
-        let wanted = if 2 * tiles >= BLOCKS { 1 } else { (BLOCKS / tiles.max(1)).clamp(1, (steps / 8).max(1)) };
-        let split_steps = steps.div_ceil(wanted).max(1);
+        let (splits, split_steps) = parts(tiles, steps);
         let grid = [size(self.operation, "tokens", grid[0])? as u32, size(self.operation, "out_dim", grid[1])? as u32];
-        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps).max(1), shared })
+        Ok(Shape { kernel, grid, split_steps, splits, shared })
     }
 
     /// Either product in bfloat16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
@@ -325,7 +344,7 @@ impl<'a> Product<'a> {
             call.wide = i32::from(self.result.dtype != self.data.dtype);
             place(&mut call, &run, &operands, &[(self.result.address, self.result.dtype, each), (scratch_at, Float32, partial)]);
             let (members, splits) = (run.members as u32, shape.splits as u32);
-            let grid = if shape.kernel.header == "matmul_few.cuh" {
+            let grid = if matches!(shape.kernel.header, "matmul_few.cuh" | "matmul_planes.cuh") {
                 [shape.grid[0], splits, members]
             } else {
                 [shape.grid[0], shape.grid[1], members * splits]
@@ -348,27 +367,6 @@ impl<'a> Product<'a> {
     }
 }
 
-/// `MatmulFew::Sizes` of `cpp/cuda/matmul_few.cuh`.
-struct FewSizes {
-    units_per_group: usize,
-    windows: usize,
-    stage_units: usize,
-    stage: usize,
-}
-
-impl FewSizes {
-    fn new(group: usize, group_bytes: usize, scale: Dtype) -> Self {
-        const UNIT_BYTES: usize = 32;
-        let unit_bytes = group_bytes.min(UNIT_BYTES);
-        let windows = unit_bytes.div_ceil(8);
-        let stage_units = (640 / group.min(5 * UNIT_BYTES)).clamp(1, 32);
-        let segment = ((stage_units - 1) * unit_bytes + 8 * windows + 15).div_ceil(16) * 16;
-        let pitch = if segment.is_multiple_of(32) { segment + 16 } else { segment };
-        let scale_words = if scale == Float32 { stage_units } else { stage_units / 2 + 1 };
-        Self { units_per_group: group_bytes.div_ceil(UNIT_BYTES), windows, stage_units, stage: 16 * pitch + 64 * scale_words }
-    }
-}
-
 /// Where scratch lies: 0 where the call has no such result yet, because its size is being asked for.
 fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
     match scratch {
@@ -378,8 +376,9 @@ fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize)
     }
 }
 
-fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Tensor, attributes: Attributes) -> Result<Plan> {
+fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], attributes: Attributes) -> Result<Plan> {
     const OPERATION: &str = "correlate";
+    let ([x, dy, trits], [score, votes]) = (operands, results);
     let rank = votes.shape.len();
     let (lead, last) = (x.leading(OPERATION, "x", rank + 1)?, x.shape.len() - 1);
     trits.leading(OPERATION, "trits", rank + 3)?;
@@ -401,15 +400,34 @@ fn correlate(x: &Tensor, dy: &Tensor, trits: &Tensor, score: &Tensor, votes: &Te
     let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
     let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
     let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
+    let members: usize = votes.shape.iter().product();
+    let (splits, split_steps) = parts(grid.iter().product::<u32>() as usize * members, tokens.div_ceil(each));
+    let partial = if splits > 1 { splits * out_dim * in_dim } else { 0 };
+    plan.scratch = members * partial;
+    let scratch_at = scratch_address(OPERATION, scratch, plan.scratch)?;
     let mut on_hopper = Vec::new();
-    for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], 1)? {
+    for run in runs(OPERATION, &votes.shape, &[("x", x), ("dy", dy), ("trits", trits)], splits)? {
         let mut call = base(OPERATION, layout, out_dim, tokens, attributes)?;
         place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
         let members = run.members as u32;
         let wide = [blocks(OPERATION, out_dim.max(1), hopper::ROWS)?, grid[1], members];
         on_hopper.push(Launch { kernel: Kernel::hopper_correlate(x.dtype), grid: wide, call, shared: hopper::SHARED as u32 });
-        let grid = [grid[0], grid[1], members];
+        call.splits = size(OPERATION, "splits", splits)?;
+        call.split_steps = size(OPERATION, "steps", split_steps)?;
+        call.results[2] = scratch_at + (run.first * partial * Float32.size()) as u64;
+        call.result_strides[2] = partial as i64;
+        let grid = [grid[0], grid[1], members * splits as u32];
         plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+        if splits > 1 {
+            let call = Call {
+                operands: [call.results[2], call.operands[2], 0, 0],
+                operand_strides: [partial as i64, call.operand_strides[2], 0, 0],
+                count: scores as i64,
+                ..call
+            };
+            let grid = [blocks(OPERATION, scores, 256)?, members, 1];
+            plan.launches.push(Launch { kernel: Kernel::correlate_dense(), grid, call, shared: 0 });
+        }
     }
     if copies(x.dtype) {
         plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS });
@@ -513,6 +531,22 @@ fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor],
     Ok(plan)
 }
 
+/// The dense weights, by 16 bytes at a time where groups and rows are made of those.
+fn dequantize(trits: &Tensor, scale: &Tensor, weights: &Tensor, attributes: Attributes) -> Result<Plan> {
+    let kernel = |chunks| Kernel::dequantize(scale.dtype, weights.dtype, chunks);
+    let mut plan = bytes(kernel(false), "dequantize", trits, weights, Some(scale), (trits, weights), attributes)?;
+    let each = 16 / weights.dtype.size();
+    for launch in &mut plan.launches {
+        let elements: usize = weights.shape.iter().product();
+        if [launch.call.in_dim, launch.call.group].iter().all(|&size| (size as usize).is_multiple_of(each)) {
+            launch.kernel = kernel(true);
+            launch.call.count = (elements / each) as i64;
+            launch.grid[0] = blocks("dequantize", elements / each, 256)?;
+        }
+    }
+    Ok(plan)
+}
+
 /// The kernels that take one packed byte per thread: `packed` and `dense` say the shapes, `ends` what is read and written.
 fn bytes(
     kernel: Kernel,
@@ -528,8 +562,8 @@ fn bytes(
     let layout = layout(operation, in_dim, attributes)?;
     let matrix = [layout.groups(), layout.group_bytes()];
     packed.expect(operation, "trits", &[Uint8], &[rows, &matrix].concat())?;
-    let wanted = if scale.is_some() { Float32 } else { Int8 };
-    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, &[wanted], &dense.shape)?;
+    let wanted: &[Dtype] = if scale.is_some() { &[Float32, Bfloat16, Float16] } else { &[Int8] };
+    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, wanted, &dense.shape)?;
     if let Some(scale) = scale {
         scale.expect(operation, "scale", &[Float32, Bfloat16], &[rows, &matrix[..1]].concat())?;
     }

@@ -10,8 +10,8 @@ use crate::machine::{Machine, OPTIONS};
 #[test]
 fn members_share_operands_and_own_their_results() {
     let machine = Machine::get();
-    for tokens in [2, 20] {
-        let shape = Shape { tokens, in_dim: 72, out_dim: 24, group_size: 24 };
+    for (tokens, group_size) in [(1, 32), (2, 24), (2, 32), (20, 24), (520, 24)] {
+        let shape = Shape { tokens, in_dim: 72, out_dim: 24, group_size };
         let problems: Vec<Problem<bf16>> =
             (0..3).map(|extra| Problem::new(Shape { tokens: tokens + 100 * extra, ..shape }, Values::Dyadic)).collect();
         let layout = problems[0].layout;
@@ -24,10 +24,10 @@ fn members_share_operands_and_own_their_results() {
         let trits = Buffer::of(machine, &packed, &[2, 1, 24, layout.groups(), layout.group_bytes()]);
         let scale = Buffer::of(machine, &scale, &[2, 1, 24, layout.groups()]);
         let y = Buffer::result(machine, f32::DTYPE, &[2, 3, tokens, 24]);
-        call(machine, "matmul", grouped(24), &[&x, &trits, &scale], &[&y], OPTIONS[0]);
+        call(machine, "matmul", grouped(group_size), &[&x, &trits, &scale], &[&y], OPTIONS[0]);
         let score = Buffer::result(machine, f32::DTYPE, &[2, 3, 24, layout.groups()]);
         let votes = Buffer::result(machine, f32::DTYPE, &[2, 3]);
-        call(machine, "correlate", grouped(24), &[&x, &dy, &trits], &[&score, &votes], OPTIONS[0]);
+        call(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes], OPTIONS[0]);
         assert_eq!(votes.values::<f32>(), [1.0; 6]);
         for (member, (weight, batch)) in (0..2).flat_map(|weight| (0..3).map(move |batch| (weight, batch))).enumerate() {
             let mut alone = Problem::<bf16>::new(shape, Values::Dyadic);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, panic};
 
-use half::bf16;
+use half::{bf16, f16};
 use ternax::cuda::kernel::HEADERS;
 use ternax::cuda::plan::Attributes;
 
@@ -26,13 +26,16 @@ const fn fault(header: &'static str, right: &'static str, wrong: &'static str, c
     Fault { header, right, wrong, class, shape: Shape { tokens, in_dim, out_dim, group_size } }
 }
 
-const FEW: &str = "MatmulFew<float, float, 32, 1>";
+const FEW: &str = "MatmulFew<float, float, 32, 8>";
 const FEW_NARROW: &str = "MatmulFew<bf16, bf16, 32, 8>";
 const FEW_ANY: &str = "MatmulFew<float, float, 0, 8>";
+const PLANES: &str = "MatmulPlanes<float, float, 1>";
+const PLANES_NARROW: &str = "MatmulPlanes<bf16, bf16, 2>";
 const MANY: &str = "MatmulMany<float, float, 32, 32, false>";
 const MANY_ASYNC: &str = "MatmulMany<bf16, bf16, 32, 32, true>";
 const TRANSPOSED: &str = "MatmulTransposed<float, float, 32, false>";
 const TRANSPOSED_ASYNC: &str = "MatmulTransposed<bf16, bf16, 0, true>";
+const TRANSPOSED_HALF: &str = "MatmulTransposed<f16, float, 32, true>";
 const CORRELATE: &str = "Correlate<float, false>";
 const CORRELATE_ASYNC: &str = "Correlate<bf16, true>";
 const HOPPER: &str = "HopperMatmul<true, 32>";
@@ -41,22 +44,39 @@ const HOPPER_ANY: &str = "HopperMatmul<true, 0>";
 const HOPPER_CORRELATE: &str = "HopperCorrelate<bf16>";
 
 const FAULTS: &[Fault] = &[
-    fault("matmul_few.cuh", "    SyncBlock();\n\n    float sums", "\n    float sums", FEW, [1, 2000, 20, 32]),
-    fault("matmul_few.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", FEW, [1, 2000, 20, 32]),
-    fault("matmul_few.cuh", "SyncWarp();  // the whole", "// the whole", FEW, [1, 4000, 20, 32]),
-    fault("matmul_few.cuh", "SyncWarp();\n    for (int i = lane;", "for (int i = lane;", FEW, [1, 64, 20, 32]),
-    fault("matmul_few.cuh", "byte0)) & 15;", "byte0)) & 12;", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "& 3));", "& 0));", FEW_NARROW, [2, 96, 20, 32]),
-    fault("matmul_few.cuh", "8 * windows + 15, 16)", "8 * windows, 16)", FEW, [1, 1280, 20, 32]),
-    fault("matmul_few.cuh", "place < layout.Group() && k < in", "k < in", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "digit = 4 - slot / 4 % 5", "digit = slot / 4 % 5", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "b * 55u", "b * 54u", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "row0 + r >= out || token", "token", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "left < 16 ? uint32_t(left)", "left < 16 ? 16", FEW, [1, 96, 21, 32]),
+    fault("matmul_few.cuh", "    SyncBlock();\n\n    float sums", "\n    float sums", FEW, [3, 2000, 20, 32]),
+    fault("matmul_few.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", FEW, [3, 2000, 20, 32]),
+    fault("matmul_few.cuh", "SyncWarp();  // the whole", "// the whole", FEW, [3, 4000, 20, 32]),
+    fault("matmul_few.cuh", "SyncWarp();\n    for (int i = lane;", "for (int i = lane;", FEW, [3, 64, 20, 32]),
+    fault("matmul_few.cuh", "byte0)) & 15;", "byte0)) & 12;", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "& 3));", "& 0));", FEW_NARROW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "8 * windows + 15, 16)", "8 * windows, 16)", FEW, [3, 1280, 20, 32]),
+    fault("matmul_few.cuh", "place < layout.Group() && k < in", "k < in", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "digit = 4 - slot / 4 % 5", "digit = slot / 4 % 5", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "b * 55u", "b * 54u", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "row0 + r >= out || token", "token", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "left < 16 ? uint32_t(left)", "left < 16 ? 16", FEW, [3, 96, 21, 32]),
     fault("matmul_few.cuh", "unit % sizes.units_per_group * kUnitBytes;\n    };", "0;\n    };", FEW_ANY, [3, 700, 20, 350]),
     fault("matmul_few.cuh", "- unit0 / sizes.units_per_group;", "- 0;", FEW_ANY, [3, 3500, 20, 350]),
-    fault("matmul_few.cuh", "limbs[1][l]) << 16 | limbs[0][l]", "limbs[0][l]) << 16 | limbs[1][l]", FEW, [1, 96, 20, 32]),
-    fault("matmul_few.cuh", "split < call.splits", "split + 1 < call.splits", "Reduce<float>", [1, 2000, 20, 32]),
+    fault("matmul_few.cuh", "limbs[1][l]) << 16 | limbs[0][l]", "limbs[0][l]) << 16 | limbs[1][l]", FEW, [3, 96, 20, 32]),
+    fault("matmul_few.cuh", "split < call.splits", "split + 1 < call.splits", "Reduce<float>", [3, 2000, 20, 32]),
+    fault("matmul_planes.cuh", "    SyncBlock();\n\n    const bool mine", "\n    const bool mine", PLANES, [1, 2000, 20, 32]),
+    fault("matmul_planes.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", PLANES, [1, 2000, 20, 32]),
+    fault("matmul_planes.cuh", "SyncWarp();  // the whole", "// the whole", PLANES_NARROW, [2, 20_000, 20, 32]),
+    fault("matmul_planes.cuh", "(quad & 3) == t;", "quad == t;", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "place % 5 && place <= kGroup", "place % 5 && place < kGroup", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "^ 0x00808080u;", "^ 0x00800080u;", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "(low[h] & 15)", "(low[h] & 12)", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "(skipped & 3) * 8", "(skipped & 1) * 8", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "(scale_low[h] & 15)", "(scale_low[h] & 12)", PLANES_NARROW, [2, 96, 20, 32]),
+    fault("matmul_planes.cuh", "left > 0 ? uint32_t(left)", "left > 0 ? 16", PLANES, [1, 96, 21, 32]),
+    fault("matmul_planes.cuh", ">= 16 * kTritChunks;", ">= 0;", PLANES, [1, 96, 16, 32]),
+    fault("matmul_planes.cuh", "t & 1 || row >= out", "t & 1", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "own + (other << 8), scales", "other + (own << 8), scales", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "(kTokens == 2 ? half : 0) * 32", "0", PLANES_NARROW, [2, 96, 20, 32]),
+    fault("matmul_planes.cuh", "kJoin = 0x7351", "kJoin = 0x3715", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "int(0u - sum)", "int(sum)", PLANES, [1, 96, 20, 32]),
+    fault("matmul_planes.cuh", "15 + (kStageGroups - 1)", "(kStageGroups - 2)", PLANES, [1, 320, 20, 32]),
     fault("tile.cuh", "SyncBlock();  // stage s", "// stage s", MANY, [20, 128, 20, 32]),
     fault("tile.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", MANY_ASYNC, [20, 128, 24, 32]),
     fault("tile.cuh", "const int ahead = s + kStages - 1;", "const int ahead = s + kStages;", MANY_ASYNC, [20, 160, 24, 32]),
@@ -67,7 +87,6 @@ const FAULTS: &[Fault] = &[
     fault("tile.cuh", "r < window.rows ? Max(0", "true ? Max(0", MANY_ASYNC, [20, 128, 24, 32]),
     fault("tile.cuh", "row >= rows || column", "column", MANY, [20, 96, 20, 32]),
     fault("tile.cuh", "* kPitch + 2 * row)", "* kPitch + row)", TRANSPOSED, [20, 96, 20, 32]),
-    fault("tile.cuh", "byte * 55 + 1003", "byte * 55 + 903", MANY, [20, 96, 20, 32]),
     fault("tile.cuh", "low = high ^ 0x8000u;", "low = high;", MANY_ASYNC, [20, 128, 24, 32]),
     fault("matmul_many.cuh", "(inside ? step.length : 0)", "step.length", MANY, [20, 96, 20, 32]),
     fault("matmul_many.cuh", "place >= 0 && place < step.length", "place >= 0", MANY, [20, 100, 20, 32]),
@@ -78,10 +97,22 @@ const FAULTS: &[Fault] = &[
     fault("matmul_transposed.cuh", "GroupBytes() * 5;", "GroupBytes() * 4;", TRANSPOSED_ASYNC, [20, 300, 24, 48]),
     fault("matmul_transposed.cuh", "inside = row < rows;", "inside = true;", TRANSPOSED, [20, 96, 20, 32]),
     fault("matmul_transposed.cuh", "weights[i] : 0.0f", "weights[0] : 0.0f", TRANSPOSED, [20, 128, 20, 32]),
+    fault(
+        "matmul_transposed.cuh",
+        "if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);",
+        "",
+        TRANSPOSED_HALF,
+        [20, 96, 40, 32],
+    ),
+    fault("matmul_transposed.cuh", "SyncBlock();  // before the tiles", "// before the tiles", TRANSPOSED_HALF, [20, 128, 40, 32]),
+    fault("matmul_transposed.cuh", "kHalf ? 2 : Operand<S>", "kHalf ? 1 : Operand<S>", TRANSPOSED_HALF, [20, 96, 40, 32]),
     fault("correlate.cuh", "SyncBlock();\n      for (int i", "for (int i", CORRELATE, [20, 96, 20, 32]),
+    fault("correlate.cuh", "column < width)", "column < kTile)", CORRELATE, [600, 104, 20, 48]),
+    fault("correlate.cuh", "(first + s) * kK", "s * kK", CORRELATE, [600, 104, 20, 48]),
+    fault("correlate.cuh", "split < call.splits; split++)", "split + 1 < call.splits; split++)", "CorrelateDense", [600, 104, 20, 48]),
     fault("correlate.cuh", "piece ? Load(to) : 0.0f", "0.0f", CORRELATE, [20, 300, 20, 300]),
     fault("correlate.cuh", "(gradient > 0) - (gradient < 0)", "(gradient > 0) - (gradient <= 0)", CORRELATE, [20, 96, 20, 32]),
-    fault("correlate.cuh", "call.tokens - s * kK", "kK", CORRELATE_ASYNC, [20, 96, 24, 32]),
+    fault("correlate.cuh", "call.tokens - token", "kK", CORRELATE_ASYNC, [20, 96, 24, 32]),
     fault("correlate.cuh", "i % here * group)", "0)", CORRELATE, [20, 96, 20, 32]),
     fault("state.cuh", "double(size) <= limit", "double(size) < limit", "AccumulateCheck", [0, 64, 9, 32]),
     fault("state.cuh", "SyncBlock();\n    if (threadIdx.x)", "if (threadIdx.x)", "AccumulateCheck", [0, 64, 9, 32]),
@@ -125,6 +156,74 @@ const FAULTS: &[Fault] = &[
     fault("hopper_correlate.cuh", "call.tokens - token, input0", "hopper::kSteps, input0", HOPPER_CORRELATE, [20, 96, 24, 32]),
 ];
 
+/// Faults in what all kernels share: the emulated instructions, numbers, and the layout of rows.
+const SHARED_FAULTS: &[Fault] = &[
+    fault("ptx.cuh", "nibble & 7", "nibble & 3", PLANES, [1, 96, 20, 32]),
+    fault("ptx.cuh", "(uint64_t(high) << 32 | low) >> bits", "low >> bits", PLANES, [1, 96, 20, 32]),
+    fault("ptx.cuh", "one(a >> 16, b >> 16) << 16", "one(a & 0xFFFF, b >> 16) << 16", FEW_NARROW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "From(uint16_t(p)) + From(uint16_t(q))", "From(uint16_t(p))", FEW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "return std::fma(a, b, c);", "return std::fma(a, b, -c);", FEW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "AddRounded(float a, float b) { return a + b; }", "AddRounded(float a, float b) { return a; }", FEW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "emulation::OnWrite(at, sizeof(T), alignof(T));", "", FEW, [3, 96, 20, 32]),
+    fault("ptx.cuh", "*out[lane] = *in[lane ^ distance];", "*out[lane] = *in[lane];", PLANES, [1, 96, 20, 32]),
+    fault("ptx.cuh", "in[in[i]->lane & 31]->value", "in[i]->value", PLANES, [1, 96, 20, 32]),
+    fault("ptx.cuh", "StartCopy(to.at, from, kBytes, from_bytes)", "StartCopy(to.at, from, kBytes, kBytes)", PLANES, [1, 96, 21, 32]),
+    fault("ptx.cuh", "WaitForCopies(kPending)", "WaitForCopies(kPending + 1)", MANY_ASYNC, [20, 128, 24, 32]),
+    fault("ptx.cuh", "int i = kTransposed ? 2 * (lane % 4) + h : lane / 4", "int i = lane / 4", TRANSPOSED, [20, 96, 20, 32]),
+    fault(
+        "ptx.cuh",
+        "left[quad + 8 * (r & 1)][2 * t + 8 * (r >> 1) + h]",
+        "left[quad + 8 * (r >> 1)][2 * t + 8 * (r & 1) + h]",
+        MANY,
+        [20, 96, 20, 32],
+    ),
+    fault(
+        "ptx.cuh",
+        "out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] =",
+        "out[row % 8 * 4 + n / 2]->d[row / 8 + n % 2 * 2] =",
+        MANY,
+        [20, 96, 20, 32],
+    ),
+    fault(
+        "ptx.cuh",
+        "left[quad + 8 * (r & 1)][4 * t + 16 * (r >> 1) + i]",
+        "left[quad + 8 * (r >> 1)][4 * t + 16 * (r & 1) + i]",
+        PLANES,
+        [1, 96, 20, 32],
+    ),
+    fault("ptx.cuh", "= int8_t(in[lane]->b[r] >> (8 * i))", "= uint8_t(in[lane]->b[r] >> (8 * i))", PLANES, [1, 96, 20, 32]),
+    fault("ptx.cuh", "int(uint32_t(in[lane]->c[e]) + uint32_t(sum))", "sum", PLANES, [1, 96, 20, 32]),
+    fault("numbers.cuh", "AddRounded(rest, -BitsFloat(limb))", "AddRounded(rest, BitsFloat(limb))", FEW, [3, 96, 20, 32]),
+    fault("numbers.cuh", "return uint16_t(limb >> 16);", "return uint16_t(limb >> 15);", FEW, [3, 96, 20, 32]),
+    fault("numbers.cuh", "uint32_t(value.bits) << 16", "uint32_t(value.bits) << 15", FEW_NARROW, [3, 96, 20, 32]),
+    fault("numbers.cuh", "byte * 55 + 1003", "byte * 55 + 903", MANY, [20, 96, 20, 32]),
+    fault(
+        "numbers.cuh",
+        "static constexpr int kLimbs = 3;",
+        "static constexpr int kLimbs = 2;",
+        "MatmulMany<float, float, 0, 16, false>",
+        [20, 8, 20, 8],
+    ),
+    fault("numbers.cuh", "if constexpr (kHalf) {", "if constexpr (!kHalf) {", MANY, [20, 96, 20, 32]),
+    fault(
+        "numbers.cuh",
+        "FromFloat<bf16>(float value) {\n  return ToBf16(value);",
+        "FromFloat<bf16>(float value) {\n  return {uint16_t(FloatBits(value) >> 16)};",
+        FEW_NARROW,
+        [3, 96, 20, 32],
+    ),
+    fault("call.cuh", "CeilDivide(Group(), 5)", "Group() / 5", MANY, [20, 96, 20, 32]),
+    fault("call.cuh", "CeilDivide(in_dim, Group())", "in_dim / Group()", MANY, [20, 100, 20, 32]),
+    fault("call.cuh", "kGroup ? kGroup : run_time_group", "kGroup ? kGroup : 32", FEW_ANY, [3, 700, 20, 350]),
+    fault("call.cuh", "return (a + b - 1) / b;", "return a / b + 1;", FEW, [3, 640, 20, 32]),
+    fault("call.cuh", "Min(int a, int b) { return a < b ? a : b; }", "Min(int a, int b) { return a < b ? b : a; }", FEW, [3, 96, 20, 32]),
+    fault("call.cuh", "Max(int a, int b) { return a > b ? a : b; }", "Max(int a, int b) { return b; }", MANY_ASYNC, [20, 104, 24, 32]),
+];
+
+fn faults() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().chain(SHARED_FAULTS)
+}
+
 /// The one place of `right` in a header of the repository, with `wrong` there instead.
 fn mutated(fault: &Fault) -> String {
     let text = HEADERS.iter().find(|(name, _)| *name == fault.header).expect("a header").1;
@@ -136,29 +235,37 @@ fn mutated(fault: &Fault) -> String {
 /// Every fault in a namespace of its own, and every class as it should be.
 fn machine() -> Machine {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda/faults");
-    // Shared by all, so that `struct Call` is one type.
+    // Shared by all but the faults in them.
     let common = ["ptx.cuh", "hopper.cuh", "numbers.cuh", "call.cuh"];
     // What a mistake leaves unused is no news.
     let mut prelude =
         String::from("#pragma GCC diagnostic ignored \"-Wunused-variable\"\n#pragma GCC diagnostic ignored \"-Wunused-parameter\"\n");
     prelude += &common.map(|name| format!("#include \"{name}\"\n")).concat();
     prelude += &format!("namespace right {{\n{}}}\n", includes());
+    // A fault in what is shared has a `struct Call` of its own, of the same layout.
+    prelude += "template <typename Kernel, typename Own> struct Cast {\n";
+    prelude += "  static void Run(const Call& call) { Kernel::Run(reinterpret_cast<const Own&>(call)); }\n};\n";
     let mut kernels = Vec::new();
-    for (index, fault) in FAULTS.iter().enumerate() {
+    for (index, fault) in faults().enumerate() {
         let own = folder.join(index.to_string());
+        // Another fault's headers may lie there.
+        let _ = fs::remove_dir_all(&own);
         fs::create_dir_all(&own).expect("a folder for the fault");
-        for (name, text) in HEADERS.iter().filter(|(name, _)| !common.contains(name)) {
+        let shared = common.contains(&fault.header);
+        for (name, text) in HEADERS.iter().filter(|(name, _)| shared || !common.contains(name)) {
             let text = if *name == fault.header { mutated(fault) } else { (*text).into() };
             // Copies must differ, or `#pragma once` takes them for one file.
             fs::write(own.join(name), format!("{text}// fault {index}\n")).expect("a header");
         }
-        let defining = includes_of(fault.class).unwrap_or(fault.header);
-        prelude += &format!("namespace fault_{index} {{\n#include \"{}\"\n}}\n", own.join(defining).display());
-        kernels.push((name(index), format!("fault_{index}::{}", fault.class)));
+        let defining = includes_of(fault.class);
+        prelude += &format!("namespace fault_{index} {{\nnamespace emulation {{\nusing namespace ::emulation;\n}}\n");
+        prelude += &format!("#include \"{}\"\nusing Faulty = {};\n}}\n", own.join(defining).display(), fault.class);
+        let faulty = format!("fault_{index}::Faulty");
+        kernels.push((name(index), if shared { format!("Cast<{faulty}, fault_{index}::Call>") } else { faulty }));
     }
-    let right: BTreeSet<&str> = FAULTS.iter().map(|fault| fault.class).chain(["Accumulate", "AccumulateCheck", "Reduce<bf16>"]).collect();
+    let right: BTreeSet<&str> = faults().map(|fault| fault.class).chain(["Accumulate", "AccumulateCheck", "Reduce<bf16>"]).collect();
     kernels.extend(right.into_iter().map(|class| (class.to_owned(), format!("right::{class}"))));
-    let text = FAULTS.iter().map(|fault| format!("// {}", fault.wrong.replace('\n', " "))).collect::<Vec<_>>().join("\n");
+    let text = faults().map(|fault| format!("// {}", fault.wrong.replace('\n', " "))).collect::<Vec<_>>().join("\n");
     let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("cpp/cuda");
     Machine::build("faults", &[registry(true, &prelude, &kernels) + &text], &headers)
 }
@@ -168,15 +275,18 @@ fn name(index: usize) -> String {
 }
 
 /// The header that defines a class, where it may not be the one with the fault.
-fn includes_of(class: &str) -> Option<&'static str> {
-    let headers = [
-        ("MatmulMany<", "matmul_many.cuh"),
-        ("MatmulTransposed<", "matmul_transposed.cuh"),
-        ("Correlate<", "correlate.cuh"),
-        ("HopperMatmul<", "hopper_matmul.cuh"),
-        ("HopperCorrelate<", "hopper_correlate.cuh"),
-    ];
-    headers.iter().find(|(start, _)| class.starts_with(start)).map(|&(_, header)| header)
+fn includes_of(class: &str) -> &'static str {
+    match class.split('<').next() {
+        Some("MatmulMany") => "matmul_many.cuh",
+        Some("MatmulTransposed") => "matmul_transposed.cuh",
+        Some("MatmulFew" | "Reduce") => "matmul_few.cuh",
+        Some("MatmulPlanes") => "matmul_planes.cuh",
+        Some("HopperMatmul") => "hopper_matmul.cuh",
+        Some("HopperCorrelate") => "hopper_correlate.cuh",
+        Some("Accumulate" | "AccumulateCheck") => "state.cuh",
+        _ => "correlate.cuh",
+    }
+}
 }
 
 /// What became of a call in which `fault` stands for its class, or of the right call where there is no fault.
@@ -204,13 +314,13 @@ impl Trial<'_> {
 
     /// An error of the machine, or one that says where the results are wrong.
     fn outcome(&self) -> Result<(), String> {
-        if self.fault.header == "state.cuh" {
+        if self.fault.class.starts_with("Accumulate") {
             return self.state();
         }
-        if self.fault.class.contains("bf16") || self.fault.class.starts_with("Hopper") {
-            self.values::<bf16>(true)
-        } else {
-            self.values::<f32>(false)
+        match self.fault.class {
+            class if class.contains("bf16") || class.starts_with("Hopper") => self.values::<bf16>(true),
+            class if class.contains("f16") => self.values::<f16>(false),
+            _ => self.values::<f32>(false),
         }
     }
 
@@ -222,7 +332,7 @@ impl Trial<'_> {
             }
             let correct = match self.fault.class.split('<').next() {
                 Some("MatmulTransposed") => self.product(&problem, false, narrow)?,
-                Some("Correlate" | "HopperCorrelate") => self.scores(&problem, values)?,
+                Some("Correlate" | "CorrelateDense" | "HopperCorrelate") => self.scores(&problem, values)?,
                 _ if self.fault.class == HOPPER_TRANSPOSED => self.product(&problem, false, narrow)?,
                 _ => self.product(&problem, true, narrow)?,
             };
@@ -286,7 +396,7 @@ fn every_seeded_fault_is_caught() {
     let quiet = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let (mut missed, mut broken) = (Vec::new(), Vec::new());
-    for (index, fault) in FAULTS.iter().enumerate() {
+    for (index, fault) in faults().enumerate() {
         let trial = |seeded, options| Trial { machine: &machine, fault, seeded, options }.outcome();
         let described = format!("{}: {:?} for {:?}", fault.header, fault.wrong, fault.right);
         if let Err(error) = OPTIONS.iter().try_for_each(|&options| trial(None, options)) {

@@ -14,6 +14,9 @@ const MORE: &[Shape] = &[
     Shape { tokens: 130, in_dim: 192, out_dim: 136, group_size: 64 },
     Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
     Shape { tokens: 1, in_dim: 4096, out_dim: 66, group_size: 32 },
+    Shape { tokens: 1, in_dim: 1120, out_dim: 258, group_size: 32 },
+    Shape { tokens: 2, in_dim: 2111, out_dim: 41, group_size: 32 },
+    Shape { tokens: 2, in_dim: 60, out_dim: 9, group_size: 30 },
     Shape { tokens: 16, in_dim: 2080, out_dim: 40, group_size: 32 },
     Shape { tokens: 18, in_dim: 1600, out_dim: 8, group_size: 160 },
 ];
@@ -126,8 +129,26 @@ fn float16_gradients_are_rounded_once() {
 }
 
 #[test]
+fn float16_gradients_with_float32_results_are_of_float32_grade() {
+    agrees::<f16, f32>(false, false);
+}
+
+#[test]
+fn float16_gradients_survive_scales_of_any_size() {
+    // The largest scale decides what all are divided by: here 2^-100 and 2^100, with others down to 2^-17 of it.
+    for size in [-100, -30, 30, 100] {
+        let mut problem = Problem::<f16>::new(Shape { tokens: 20, in_dim: 96, out_dim: 40, group_size: 32 }, Values::Uniform);
+        for (index, scale) in problem.scale.iter_mut().enumerate() {
+            *scale *= 2f32.powi(size - (index * 7 % 18) as i32);
+        }
+        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(false);
+        assert_close(&found, &problem.matmul_transposed(), 40, &format!("scales about 2^{size}"));
+    }
+}
+
+#[test]
 fn the_order_of_the_threads_never_changes_a_bit() {
-    for tokens in [3, 40] {
+    for tokens in [1, 2, 3, 40] {
         let problem = Problem::<f32>::new(Shape { tokens, in_dim: 640, out_dim: 70, group_size: 32 }, Values::Uniform);
         for forward in [true, false] {
             // The second and third option differ in their order alone.
@@ -143,8 +164,8 @@ fn the_order_of_the_threads_never_changes_a_bit() {
 
 #[test]
 fn infinities_and_the_largest_numbers_survive_the_cut_into_limbs() {
-    for tokens in [1, 20] {
-        let shape = Shape { tokens, in_dim: 40, out_dim: 3, group_size: 40 };
+    for (tokens, group_size) in [(1, 32), (2, 32), (1, 40), (20, 40)] {
+        let shape = Shape { tokens, in_dim: 40, out_dim: 3, group_size };
         let mut problem = Problem::<f32>::new(shape, Values::Dyadic);
         problem.trits.fill(1);
         problem.packed.fill(242);
@@ -153,7 +174,7 @@ fn infinities_and_the_largest_numbers_survive_the_cut_into_limbs() {
         let product = |problem: &Problem<f32>| Case { problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
         for value in [f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 3.4e38] {
             problem.x[7] = value;
-            assert_eq!(product(&problem)[..3], [value; 3], "{tokens} tokens");
+            assert_eq!(product(&problem)[..3], [value; 3], "{tokens} tokens, groups of {group_size}");
         }
         problem.x[7] = f32::NAN;
         assert!(product(&problem)[..3].iter().all(|y| y.is_nan()), "{tokens} tokens");
@@ -162,7 +183,7 @@ fn infinities_and_the_largest_numbers_survive_the_cut_into_limbs() {
 
 #[test]
 fn bytes_that_are_no_packed_trits_stay_harmless() {
-    for tokens in [1, 20] {
+    for tokens in [1, 2, 3, 20] {
         let mut problem = Problem::<f32>::new(Shape { tokens, in_dim: 70, out_dim: 9, group_size: 32 }, Values::Uniform);
         for (index, byte) in problem.packed.iter_mut().enumerate() {
             *byte = 243 + (index % 13) as u8;
@@ -170,6 +191,61 @@ fn bytes_that_are_no_packed_trits_stay_harmless() {
         for forward in [true, false] {
             let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(forward);
             assert!(found.iter().all(|value| value.abs() <= 2.0 * 1.5 * 70.0), "{tokens} tokens, forward {forward}");
+        }
+    }
+}
+
+/// Activations from 2^-20 to 2^20 in every group, or as large as they get with all trits 1, so that the sums of a group are the largest.
+fn spread(shape: Shape, largest: bool) -> Problem<f32> {
+    let mut problem = Problem::<f32>::new(shape, Values::Uniform);
+    for (index, x) in problem.x.iter_mut().enumerate() {
+        *x = if largest { f32::from_bits(0x3FFF_FFFF) } else { *x * 2f32.powi((index * 37 % 41) as i32 - 20) };
+    }
+    if largest {
+        problem.trits.fill(1);
+        let layout = problem.layout;
+        for (row, bytes) in problem.trits.chunks_exact(shape.in_dim).zip(problem.packed.chunks_exact_mut(layout.row_bytes())) {
+            ternax::trits::pack_row(row, layout, bytes).expect("trits");
+        }
+    }
+    problem
+}
+
+#[test]
+fn bit_planes_err_by_a_part_in_2_to_the_26_of_the_largest_activation_of_each_group() {
+    for (tokens, largest) in [(1, false), (2, false), (1, true), (2, true)] {
+        let shape = Shape { tokens, in_dim: 300, out_dim: 40, group_size: 32 };
+        let problem = spread(shape, largest);
+        let groups = problem.layout.groups();
+        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        for (at, (found, wanted)) in found.iter().zip(problem.matmul()).enumerate() {
+            let (token, row) = (at / shape.out_dim, at % shape.out_dim);
+            let fixed_point: f64 = (0..groups)
+                .map(|group| {
+                    let inputs = group * 32..shape.in_dim.min(group * 32 + 32);
+                    let size = inputs.clone().map(|input| problem.x[token * shape.in_dim + input].abs()).fold(0.0, f32::max);
+                    let terms = inputs.filter(|&input| problem.trits[row * shape.in_dim + input] != 0).count();
+                    f64::from(problem.scale[row * groups + group]) * f64::from(size) * terms as f64 * 2f64.powi(-26)
+                })
+                .sum();
+            // A sum of groups, each rounded to float32 and multiplied by its scale.
+            let allowed = fixed_point + (groups as f64 + 2.0) * 2f64.powi(-24) * (wanted.size + fixed_point);
+            assert!((f64::from(*found) - wanted.value).abs() <= allowed, "{tokens} tokens, {largest}, {at}: {found}, {wanted:?}");
+        }
+    }
+}
+
+#[test]
+fn a_row_whose_scales_are_not_a_number_leaves_the_others_alone() {
+    for tokens in [1, 2, 3, 20] {
+        let shape = Shape { tokens, in_dim: 170, out_dim: 9, group_size: 32 };
+        let mut problem = Problem::<f32>::new(shape, Values::Dyadic);
+        let wanted = problem.matmul();
+        problem.scale[24..30].fill(f32::NAN);
+        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+            let right = if at % 9 == 4 { found.is_nan() } else { f64::from(*found) == wanted.value };
+            assert!(right, "{tokens} tokens, {at}: {found}, {wanted:?}");
         }
     }
 }

@@ -13,6 +13,8 @@ const MORE: &[Shape] = &[
     Shape { tokens: 40, in_dim: 528, out_dim: 136, group_size: 264 },
     Shape { tokens: 33, in_dim: 301, out_dim: 19, group_size: 200 },
     Shape { tokens: 9, in_dim: 520, out_dim: 8, group_size: 360 },
+    Shape { tokens: 600, in_dim: 104, out_dim: 24, group_size: 48 },
+    Shape { tokens: 530, in_dim: 200, out_dim: 9, group_size: 200 },
 ];
 
 fn work(shape: Shape) -> usize {

@@ -1,6 +1,6 @@
 //! The integer state, and packed bytes.
 
-use half::bf16;
+use half::{bf16, f16};
 use ternax::cuda::plan::Attributes;
 use ternax::scale::{REFUSED_STEP, join_limbs, scale as scale_of_group, split_limbs};
 
@@ -105,10 +105,16 @@ fn trits_survive_packing_and_weights_are_scale_times_trit() {
         call(machine, "unpack", grouped(group_size), &[&packed], &[&unpacked], OPTIONS[0]);
         assert_eq!(unpacked.values::<i8>(), problem.trits, "{shape:?}");
         let wanted: Vec<f32> = (0..out_dim * in_dim).map(|at| problem.weight(at / in_dim, at % in_dim) as f32).collect();
-        let weights = Buffer::result(machine, f32::DTYPE, &[out_dim, in_dim]);
+        let weights = [f32::DTYPE, bf16::DTYPE, f16::DTYPE].map(|dtype| Buffer::result(machine, dtype, &[out_dim, in_dim]));
         let scale = Buffer::of(machine, &problem.scale, &[out_dim, groups]);
-        call(machine, "dequantize", grouped(group_size), &[&packed, &scale], &[&weights], OPTIONS[0]);
-        assert_eq!(weights.values::<f32>(), wanted, "{shape:?}");
+        for weights in &weights {
+            call(machine, "dequantize", grouped(group_size), &[&packed, &scale], &[weights], OPTIONS[0]);
+        }
+        assert_eq!(weights[0].values::<f32>(), wanted, "{shape:?}");
+        let rounded = |(found, wanted): (&bf16, &f32)| found.to_bits() == bf16::from_f32(*wanted).to_bits();
+        assert!(weights[1].values::<bf16>().iter().zip(&wanted).all(rounded), "{shape:?}: bfloat16 weights are rounded once");
+        let rounded = |(found, wanted): (&f16, &f32)| found.to_bits() == f16::from_f32(*wanted).to_bits();
+        assert!(weights[2].values::<f16>().iter().zip(&wanted).all(rounded), "{shape:?}: float16 weights are rounded once");
     }
 }
 

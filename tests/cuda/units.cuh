@@ -71,6 +71,24 @@ struct UnitShuffles {
   }
 };
 
+struct UnitIntegers {
+  static constexpr int kWords = 8;
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    const uint32_t bits = FloatBits(Sample(t));
+    uint32_t a[4], b[2];
+    for (int i = 0; i < 4; i++) a[i] = FloatBits(Sample(100 + 4 * t + i)) * 7919u;
+    for (int i = 0; i < 2; i++) b[i] = FloatBits(Sample(300 + 2 * t + i)) * 104729u;
+    int d[4] = {t, -t, 0x7FFFFF00, 100};
+    MultiplyBytes(d, a, b);
+    for (int i = 0; i < 4; i++) Write(call, kWords, i, uint32_t(d[i]));
+    Write(call, kWords, 4, ShuffleFrom(bits, t * 7 & 31));
+    Write(call, kWords, 5, FunnelShift(bits, ~bits, uint32_t(t)));
+    Write(call, kWords, 6, uint32_t(RoundedToInt(float(t - 16) * 0.5f)));
+    Write(call, kWords, 7, uint32_t(RoundedToInt(float(t - 16) * 1e7f)));
+  }
+};
+
 // Copies from the second half of the result itself: `words` words that the caller filled with their index.
 struct UnitCopies {
   static constexpr int kWords = 8;

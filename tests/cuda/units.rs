@@ -12,11 +12,12 @@ use crate::device::Buffer;
 use crate::machine::{Machine, OPTIONS, registry};
 
 /// Classes of `units.cuh`, and the words that each thread of a warp writes, or of a warpgroup for those of Hopper.
-const UNITS: [(&str, usize); 16] = [
+const UNITS: [(&str, usize); 17] = [
     ("UnitConversions", 32),
     ("UnitBytes", 24),
     ("UnitArithmetic", 10),
     ("UnitShuffles", 5),
+    ("UnitIntegers", 8),
     ("UnitCopies", 8),
     ("UnitMatrices<false>", 4),
     ("UnitMatrices<true>", 4),

@@ -42,6 +42,11 @@ def repeated(operation: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(run)
 
 
+def members(in_dim: int, out: int) -> int:
+    """So many weights that their dense form is 1 GiB, within reason."""
+    return max(2, min(32, 2**30 // (in_dim * out * 2)))
+
+
 def stacked(count: int, in_dim: int, out: int, dtype: Any) -> tuple[Any, Any]:
     """``count`` ternary weights, as trits and scales, and dense ones."""
     w = tx.init(jax.random.key(0), in_dim, out)
@@ -50,25 +55,36 @@ def stacked(count: int, in_dim: int, out: int, dtype: Any) -> tuple[Any, Any]:
     return (repeat(w.trits), repeat(scale)), repeat(jnp.asarray(w.dequantize(), dtype))
 
 
-def contest(tokens: int, in_dim: int, out: int, dtype: Any, kind: str, seconds: float) -> dict[str, Any]:
-    """Median seconds of one ternary and one dense operation."""
-    count = max(2, min(32, 2**30 // (in_dim * out * 2)))
-    ternary, dense = stacked(count, in_dim, out, dtype)
+def own(tokens: int, in_dim: int, out: int, dtype: Any, kind: str) -> tuple[Callable[..., Any], tuple[Any, Any], int]:
+    """A program of one ternary operation on weights in turn, what to call it with, and how many weights there are."""
+    count = members(in_dim, out)
     x, dy = jnp.ones((tokens, in_dim), dtype), jnp.ones((tokens, out), dtype)
+    weights, _ = stacked(count, in_dim, out, dtype)
+    if kind == "forward":
+        return repeated(lambda w, x: tx.ops.matmul(x, *w, group_size=GROUP)), (weights, x), count
+    if kind == "dx":
+        return repeated(lambda w, dy: tx.ops.matmul_transposed(dy, *w, in_dim=in_dim, group_size=GROUP)), (weights, dy), count
+    return repeated(lambda w, x: tx.ops.correlate(x, dy, w[0], group_size=GROUP)[0]), (weights, x), count
+
+
+def dense(tokens: int, in_dim: int, out: int, dtype: Any, kind: str) -> tuple[Callable[..., Any], tuple[Any, Any], int]:
+    """The same of one dense operation."""
+    count = members(in_dim, out)
+    x, dy = jnp.ones((tokens, in_dim), dtype), jnp.ones((tokens, out), dtype)
+    _, weights = stacked(count, in_dim, out, dtype)
     # float32 against float32, never against TF32.
     dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None)
-    own: Callable[..., Any]
     if kind == "forward":
-        own, plain, data = lambda w, x: tx.ops.matmul(x, *w, group_size=GROUP), lambda w, x: dot("mi,oi->mo", x, w), x
-    elif kind == "dx":
-        own = lambda w, dy: tx.ops.matmul_transposed(dy, *w, in_dim=in_dim, group_size=GROUP)
-        plain, data = lambda w, dy: dot("mo,oi->mi", dy, w), dy
-    else:
-        own, plain, data = lambda w, x: tx.ops.correlate(x, dy, w[0], group_size=GROUP)[0], lambda w, x: dot("mo,mi->oi", dy, x), x
-    programs = {"ternax": repeated(own), "dense": repeated(plain)}
-    times = measure.interleaved(
-        {"ternax": lambda: programs["ternax"](ternary, data), "dense": lambda: programs["dense"](dense, data)}, seconds=seconds
-    )
+        return repeated(lambda w, x: dot("mi,oi->mo", x, w)), (weights, x), count
+    if kind == "dx":
+        return repeated(lambda w, dy: dot("mo,oi->mi", dy, w)), (weights, dy), count
+    return repeated(lambda w, x: dot("mo,mi->oi", dy, x)), (weights, x), count
+
+
+def contest(tokens: int, in_dim: int, out: int, dtype: Any, kind: str, seconds: float) -> dict[str, Any]:
+    """Median seconds of one ternary and one dense operation."""
+    (ternary, ternary_data, count), (plain, plain_data, _) = own(tokens, in_dim, out, dtype, kind), dense(tokens, in_dim, out, dtype, kind)
+    times = measure.interleaved({"ternax": lambda: ternary(*ternary_data), "dense": lambda: plain(*plain_data)}, seconds=seconds)
     each = {name: time / count for name, time in times.items()}
     return {"kernel": f"{kind} {out}x{in_dim}, {tokens} tokens, {dtype.__name__}", **each, "ratio": each["dense"] / each["ternax"]}
 

@@ -60,6 +60,18 @@ def steps(folder: pathlib.Path, platform: str, tiny: bool) -> list[Step]:
             "compute-sanitizer",
         ),
         Step(
+            "choice of implementations",
+            [
+                python,
+                str(HERE / "choose.py"),
+                "--out",
+                str(folder / "cuda_choice.json"),
+                *(["--tiny", "--seconds", "0.01"] if tiny else []),
+            ],
+            150,
+            on,
+        ),
+        Step(
             "benchmark",
             [python, str(HERE / "bench.py"), "--json", str(folder / "bench.json"), *(["--tiny", "--seconds", "0.05"] if tiny else [])],
             180,
@@ -106,6 +118,7 @@ def main() -> int:
     bench = arguments.out / f"{len(table) - 1}-benchmark.log"
     if bench.exists():
         print("\n" + bench.read_text())
+    print("make gpu-choice takes over the choice of implementations that was measured; then build again and repeat the benchmark\n")
     width = max(len(line["step"]) for line in table)
     for line in table:
         print(f"{line['step']:{width}}  {line['seconds']:6.1f} s  {line['outcome']}")

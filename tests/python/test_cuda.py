@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ternax as tx
-from ternax import _cuda, _library, ops
+from ternax import _choice, _cuda, _library, ops, reference
 
 GROUP, IN, OUT = 32, 96, 40
 GROUPS, BYTES = 3, 7
@@ -103,6 +103,140 @@ def test_scales_of_another_width_than_the_kernels_take_are_widened(no_gpu):
     text = exported(function, of(x.shape, jnp.bfloat16), trits, of(scale.shape, jnp.bfloat16))
     call = next(line for line in text.splitlines() if "@ternax_matmul(" in line)
     assert f"tensor<{OUT}x{GROUPS}xbf16>" in call
+
+
+BF16 = jnp.bfloat16
+MANY = 4096
+# Calls for which the estimates of every architecture say that XLA's dot is the faster part.
+COMPOSED = {
+    "matmul": (CALLS["matmul"][0], of((MANY, IN), BF16), TRITS, of((OUT, GROUPS), BF16)),
+    "matmul_transposed": (CALLS["matmul_transposed"][0], of((MANY, OUT), BF16), TRITS, of((OUT, GROUPS), BF16)),
+    "correlate": (CALLS["correlate"][0], of((MANY, IN), BF16), of((MANY, OUT), BF16), TRITS),
+}
+
+
+@pytest.mark.parametrize("name", ["matmul", "matmul_transposed"])
+def test_many_tokens_multiply_a_weight_that_is_unpacked_to_their_dtype(name, no_gpu):
+    function, *arguments = COMPOSED[name]
+    text = exported(function, *arguments)
+    (unpacked,) = re.findall(r"@ternax_dequantize\(.*-> *(.*)", text)
+    assert f"tensor<{OUT}x{IN}xbf16>" in unpacked
+    assert f"@ternax_{name}(" not in text
+    (dot,) = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert re.search(r"-> tensor<[0-9x]*xf32>", dot), "sums are float32"
+
+
+def test_the_weight_of_the_forward_pass_is_not_kept_for_the_backward_pass(no_gpu):
+    def both(x, dy, trits, scale):
+        y = tx.ops.matmul(x, trits, scale, group_size=GROUP)
+        return y, tx.ops.matmul_transposed(dy, trits, scale, in_dim=IN, group_size=GROUP)
+
+    _, x, trits, scale = COMPOSED["matmul"]
+    text = exported(both, x, COMPOSED["matmul_transposed"][1], trits, scale)
+    assert len(re.findall("@ternax_dequantize", text)) == 2
+    assert "stablehlo.optimization_barrier" in text
+
+
+@pytest.mark.parametrize("name", ["matmul", "matmul_transposed"])
+def test_float32_is_never_multiplied_in_tf32(name, no_gpu):
+    function, *arguments = CALLS[name]
+    with _choice.forced("dense"):
+        text = exported(function, *arguments)
+    (dot,) = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert "precision = [HIGHEST, HIGHEST]" in dot
+
+
+def test_scores_of_many_tokens_come_from_one_block_of_rows_after_the_other(no_gpu, monkeypatch):
+    monkeypatch.setattr(_choice, "BLOCK_ELEMENTS", 16 * IN)
+    monkeypatch.setattr(_choice, "BLOCK_ROWS", 16)
+    function, *arguments = COMPOSED["correlate"]
+    text = exported(function, *arguments)
+    assert "@ternax_correlate(" not in text
+    assert re.findall(r"@ternax_correlate_dense\(.*", text)
+    assert "stablehlo.while" in text
+    dots = re.findall(r"stablehlo.dot_general.*-> (tensor<.*>)", text)
+    assert set(dots) == {f"tensor<16x{IN}xf32>", f"tensor<{OUT % 16}x{IN}xf32>"}, "never the whole gradient"
+
+
+@pytest.mark.parametrize("name", ["matmul", "matmul_transposed", "correlate"])
+def test_few_tokens_keep_their_own_kernels(name, no_gpu):
+    function, *arguments = CALLS[name]
+    data = [of(a.shape, BF16 if a.dtype == jnp.float32 else a.dtype) for a in arguments]
+    assert f"@ternax_{name}(" in exported(function, *data)
+
+
+def test_a_weight_that_rounding_would_change_is_never_unpacked_for_a_product(no_gpu):
+    function, x, trits, scale = COMPOSED["matmul"]
+    with _choice.forced("dense"):
+        assert "@ternax_matmul(" in exported(function, x, trits, of(scale.shape)), "float32 scales of bfloat16 activations"
+        assert "@ternax_matmul(" in exported(function, of(x.shape, jnp.float16), trits, of(scale.shape))
+
+
+def test_the_choice_is_that_of_the_card_or_of_the_newest_older_one(monkeypatch):
+    table = {"sm_80": {"matmul": {"bfloat16": [[1, "fused"], [100, "dense"]]}}, "sm_100": {"matmul": {"bfloat16": [[50, "dense"]]}}}
+    monkeypatch.setattr(_choice, "table", lambda: table)
+    for capability, tokens, wanted in [
+        ((8, 0), 99, "fused"),
+        ((8, 9), 100, "dense"),
+        ((9, 0), 60, "fused"),
+        ((10, 3), 50, "dense"),
+        ((10, 3), 49, "fused"),
+        ((7, 5), 100, "dense"),
+    ]:
+        monkeypatch.setattr(_cuda, "_capabilities", lambda capability=capability: [capability])
+        assert _choice.named("matmul", np.dtype(BF16), tokens) == wanted, (capability, tokens)
+    assert _choice.named("correlate", np.dtype(BF16), 10**6) == "fused", "what the table does not know"
+
+
+def test_the_committed_table_says_for_every_case_from_how_many_tokens_what_is_chosen():
+    known = {"matmul": {"fused", "dense"}, "matmul_transposed": {"fused", "dense"}, "correlate": {"fused", "blocked"}}
+    for architecture, found in _choice.table().items():
+        assert found["measured"] or "estimate" in found["note"], architecture
+        for operation, names in known.items():
+            for dtype in ("float32", "bfloat16", "float16"):
+                least, chosen = zip(*found[operation][dtype], strict=True)
+                assert least[0] == 1
+                assert list(least) == sorted(set(least))
+                assert set(chosen) <= names
+
+
+def composed(name, *operands, **params):
+    """A composition, run here."""
+    with _choice.forced("blocked" if name == "correlate" else "dense"):
+        kernel = _choice.kernel(name, [jax.typeof(a) for a in operands])
+    return jax.jit(functools.partial(kernel, ops.bind, group_size=GROUP, backend="native", **params))(*operands)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, BF16])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_products_with_an_unpacked_weight_are_those_of_the_reference(dtype, lead):
+    random = np.random.default_rng(5)
+    members = lead or (1,)
+    ternary = jnp.stack(
+        [reference.pack(jnp.asarray(random.integers(-1, 2, (OUT, IN)), jnp.int8), group_size=GROUP) for _ in range(members[0])]
+    )
+    scale = jnp.asarray(random.uniform(0.5, 1.5, (*members, OUT, GROUPS)), dtype)
+    trits, scale = ternary.reshape(*lead, OUT, GROUPS, BYTES), scale.reshape(*lead, OUT, GROUPS)
+    x, dy = (jnp.asarray(random.normal(size=(*lead, 2, 5, size)), dtype) for size in (IN, OUT))
+    for name, data, params in (("matmul", x, {}), ("matmul_transposed", dy, {"in_dim": IN})):
+        for result in (None, np.dtype(np.float32)):
+            found = composed(name, data, trits, scale, dtype=result, **params)
+            wanted = getattr(reference, name)(data, trits, scale, group_size=GROUP, dtype=np.float32, **params)
+            assert found.dtype == (result or dtype)
+            tolerance = 1e-5 if found.dtype == jnp.float32 else 2**-7
+            np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(wanted), rtol=tolerance, atol=40 * tolerance)
+
+
+@pytest.mark.parametrize("rows", [8, 16, 64])
+def test_scores_by_blocks_of_rows_are_those_of_the_whole(rows, monkeypatch):
+    monkeypatch.setattr(_choice, "BLOCK_ELEMENTS", rows * IN)
+    monkeypatch.setattr(_choice, "BLOCK_ROWS", rows)
+    random = np.random.default_rng(6)
+    trits = reference.pack(jnp.asarray(random.integers(-1, 2, (OUT, IN)), jnp.int8), group_size=GROUP)
+    x, dy = (jnp.asarray(random.integers(-4, 5, (2, 7, size)) / 4, jnp.float32) for size in (IN, OUT))
+    score, votes = composed("correlate", x, dy, trits)
+    assert np.array_equal(score, reference.correlate(x, dy, trits, group_size=GROUP)[0])
+    assert votes == 1
 
 
 def test_scratch_holds_one_partial_result_for_each_part_of_the_contraction():

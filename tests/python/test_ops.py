@@ -98,6 +98,10 @@ def test_dequantized_weights_are_scales_times_trits(backend, random, shape):
     trits, packed, scale, *_ = operands(random, shape)
     found = ops.dequantize(packed, scale, in_dim=shape[1], group_size=shape[3])
     assert np.array_equal(found, dense(trits, scale, shape[3]))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        rounded = ops.dequantize(packed, scale, in_dim=shape[1], group_size=shape[3], dtype=dtype)
+        assert rounded.dtype == dtype
+        assert np.array_equal(rounded, dense(trits, scale, shape[3]).astype(dtype)), "rounded once"
 
 
 def ulps(a, b):
