@@ -287,7 +287,6 @@ fn includes_of(class: &str) -> &'static str {
         _ => "correlate.cuh",
     }
 }
-}
 
 /// What became of a call in which `fault` stands for its class, or of the right call where there is no fault.
 struct Trial<'a> {
