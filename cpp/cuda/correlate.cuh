@@ -47,7 +47,8 @@ struct Correlate {
     const int group0 = int(blockIdx.y) * together, here = Min(together, groups - group0);
     const uint8_t* trits = call.Operand<uint8_t>(2, member);
     float* score = call.Result<float>(0, member);
-    if (blockIdx.x == 0 && blockIdx.y == 0 && split == 0 && threadIdx.x == 0) Store(call.Result<float>(1, member), 1.0f);
+    if (blockIdx.x == 0 && blockIdx.y == 0 && split == 0 && threadIdx.x == 0)
+      Store(call.Result<float>(1, member), 1.0f);
     TileLoader<X, Tile, kHalf, kAsync> rows{call.Operand<X>(1, member), call.out_dim, {}};
     TileLoader<X, Tile, kHalf, kAsync> inputs{call.Operand<X>(0, member), call.in_dim, {}};
     for (int piece = 0; piece < CeilDivide(group, kTile); piece++) {
@@ -126,7 +127,8 @@ struct Correlate {
   }
 };
 
-// The same of a dense gradient [splits, out, in], float32, summed over its parts in their order: a thread for each score; grid (ceil(out * groups / 256), members).
+// The same of a dense gradient [splits, out, in], float32, summed over its parts in their order: a thread for each
+// score; grid (ceil(out * groups / 256), members).
 struct CorrelateDense {
   static constexpr int kThreads = 256;
   static DEVICE void Run(const Call& call) {

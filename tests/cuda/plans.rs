@@ -100,6 +100,27 @@ fn scratch_is_asked_for_only_where_the_contraction_is_split_and_has_to_be_that_s
 }
 
 #[test]
+fn scores_are_split_over_the_tokens_only_where_there_are_few_tiles_and_many_tokens() {
+    let scores = |tokens: usize, width: usize| {
+        let operands = vec![
+            tensor(Dtype::Float32, &[tokens, width]),
+            tensor(Dtype::Float32, &[tokens, width]),
+            weight(width, width, 32, Dtype::Float32)[0].clone(),
+        ];
+        let results = vec![tensor(Dtype::Float32, &[width, width / 32]), tensor(Dtype::Float32, &[])];
+        planned("correlate", operands, results, grouped(32)).expect("a lawful call")
+    };
+    for (tokens, width) in [(4096, 4096), (100_000, 2048), (64, 256)] {
+        let plan = scores(tokens, width);
+        assert_eq!((plan.launches.len(), plan.scratch), (1, 0), "{tokens} tokens, width {width}");
+    }
+    let plan = scores(100_000, 256);
+    assert_eq!(plan.launches.len(), 2, "the parts, and the signs of their sum");
+    assert_eq!(plan.scratch, plan.launches[0].call.splits as usize * 256 * 256);
+    assert!(plan.scratch * size_of::<f32>() < 32 << 20, "never much memory");
+}
+
+#[test]
 fn wrong_operands_are_refused_by_name() {
     let refused = |operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, group_size: i64| {
         planned(operation, operands, results, Attributes { group_size, ..Attributes::default() }).expect_err("a wrong call")
