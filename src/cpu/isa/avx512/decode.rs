@@ -275,10 +275,10 @@ impl Product<'_> {
         let bytes = rows.end * layout.row_bytes() + block.first_byte * ahead + step * block.bytes();
         let scales = rows.end * layout.groups() + block.first_group * ahead + step * block.segments;
         for line in (0..LANES * block.bytes()).step_by(LINE) {
-            _mm_prefetch::<_MM_HINT_T1>(self.matrix.bytes().as_ptr().wrapping_add(bytes + line).cast());
+            _mm_prefetch::<_MM_HINT_T0>(self.matrix.bytes().as_ptr().wrapping_add(bytes + line).cast());
         }
         for line in (0..LANES * block.segments).step_by(LINE / size_of::<f32>()) {
-            _mm_prefetch::<_MM_HINT_T1>(self.scale.as_ptr().wrapping_add(scales + line).cast());
+            _mm_prefetch::<_MM_HINT_T0>(self.scale.as_ptr().wrapping_add(scales + line).cast());
         }
     }
 
