@@ -331,7 +331,8 @@ impl Product<'_> {
     }
 }
 
-/// Lines to fetch, a few at every step, row by row: the order of memory. Addresses outside of the operands do no harm.
+/// Lines to fetch, a few at every step, row by row in each half of the rows: the order of memory at two places, since the
+/// processor follows every such place by itself. Addresses outside of the operands do no harm.
 #[derive(Clone, Copy)]
 struct Fetch {
     row: *const u8,
@@ -348,7 +349,7 @@ impl Fetch {
     /// `bytes` of each of [`ROWS`] rows from `first` on in `steps` steps.
     fn new(first: *const u8, row_bytes: usize, bytes: usize, steps: usize) -> Self {
         // Whole rows are one.
-        let (end, rows) = if bytes == row_bytes { (ROWS * bytes, 1) } else { (bytes + Self::LINE, ROWS) };
+        let (end, rows) = if bytes == row_bytes { (ROWS / 2 * bytes, 1) } else { (bytes + Self::LINE, ROWS / 2) };
         let lines_of_step = (rows * end.div_ceil(Self::LINE)).div_ceil(steps.max(1));
         Self { row: first, row_bytes, at: 0, end, lines_of_step }
     }
@@ -356,8 +357,12 @@ impl Fetch {
     #[inline(always)]
     fn step(&mut self) {
         for _ in 0..self.lines_of_step {
+            let line = self.row.wrapping_add(self.at);
             // SAFETY: a prefetch has no effect but on caches.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.row.wrapping_add(self.at).cast()) };
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(ROWS / 2 * self.row_bytes).cast());
+            }
             self.at += Self::LINE;
             if self.at >= self.end {
                 (self.at, self.row) = (0, self.row.wrapping_add(self.row_bytes));
