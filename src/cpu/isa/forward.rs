@@ -113,7 +113,7 @@ impl Forward {
                 decode: Some(&avx512::decode::DECODE),
                 lookup: Some(Lanes::Sixteen(avx512::lookup::for_caches(cache::sizes()))),
                 least_lookup: 9,
-                most_rest: 3,
+                most_rest: 5,
             },
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),

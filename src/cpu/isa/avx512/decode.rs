@@ -1,69 +1,83 @@
 //! The product of few tokens with rows in lanes: 16 rows look up the sums of three and of two inputs in registers.
 //!
-//! The bytes of 16 rows are transposed so that a dword lane belongs to one row. A byte table gives the low three digits of each
-//! packed byte (0..27) and a multiplication its high two (0..9), which index the sums of the byte's five inputs in one
-//! two-register and one one-register permutation. A block of bytes stays small enough for the tables of its inputs to lie in the L1 cache while many
-//! rows pass over it.
+//! A dword lane belongs to one row and holds four of its bytes. Multiplications split a byte into its high three digits (0..27)
+//! and the low two, which index the sums of the byte's five inputs in one two-register and one one-register permutation. Rows are
+//! taken in the order of memory, some at a time, and the next ones are fetched line by line meanwhile: out of memory, that
+//! decides the time. Bytes and scales of four groups are turned into lanes while those of the four before are looked up.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::transpose::{transpose_16x8, transpose_16x16};
-use super::window::{load, look_up};
 use crate::cpu::cache;
 use crate::cpu::isa::forward::Decode;
+use crate::cpu::tiling::balanced;
 use crate::trits::{GroupLayout, TRITS_PER_BYTE, TernaryMatrix};
 
-/// Rows that are multiplied together, one per lane.
+/// Rows of a register, one per lane.
 const LANES: usize = 16;
-/// Bytes of a lane: one dword of the transpose.
+/// Bytes of a lane.
 const WORD: usize = 4;
-/// Bytes of one row that are transposed together.
-const BLOCK_BYTES: usize = 64;
-/// Sums of the low three inputs of a byte, in two registers.
-const LOW_SUMS: usize = 32;
-/// Sums of one byte: those of the low three inputs and those of the high two.
-const BYTE_SUMS: usize = LOW_SUMS + LANES;
-/// Tokens that share a pass.
+/// Bytes of a row that are loaded together, and the most bytes of a segment.
+const LOAD: usize = 16;
+/// Segments of a quad, one of each of four neighbouring groups.
+const QUAD: usize = 4;
+/// Sums of the high three inputs of a byte, in two registers.
+const HIGH_SUMS: usize = 32;
+/// Sums of one byte: those of the high three inputs and those of the low two.
+const BYTE_SUMS: usize = HIGH_SUMS + LANES;
+/// The most tokens that share a pass.
 const TOKENS: usize = 2;
+/// Registers of rows that share a pass.
+const SETS: usize = 2;
+/// Rows of a pass.
+const ROWS: usize = SETS * LANES;
 
 /// The AVX-512 product of few tokens.
-pub static DECODE: Decode = Decode { name: "avx512 decode", most_tokens: 5, tokens_at_once: TOKENS, table_len, tables, rows };
+pub static DECODE: Decode = Decode { name: "avx512 decode", most_tokens: 8, tokens_at_once: TOKENS, table_len, tables, rows };
 
-/// The low three digits of every byte, 0..27; bytes above 242 read modulo 243.
-static LOW: [u8; 256] = {
-    let mut low = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        low[byte] = (byte % 243 % 27) as u8;
-        byte += 1;
-    }
-    low
-};
+/// `(NINTH byte) >> 16` is the number of the high three digits of a byte, `byte / 9`.
+const NINTH: u16 = 7282;
+/// `byte + ((SEVEN_NINTHS byte) >> 16)` is `16 (byte / 9) + low_place(byte % 9)`: its lowest four bits tell the low two digits.
+const SEVEN_NINTHS: u16 = 50973;
 
-/// The high two digits of a byte are `(HIGH byte) >> 16`; those of bytes above 242 are 9 at most.
-const HIGH: i16 = 19 << 7;
+/// Where the sum of the low two digits lies in its table.
+const fn low_place(digits: usize) -> usize {
+    digits + 7 * digits / 9
+}
+
 const _: () = {
     let mut byte = 0;
-    while byte < 243 {
-        assert!((byte * HIGH as u32) >> 16 == byte / 27);
+    while byte < 256 {
+        assert!((byte * NINTH as usize) >> 16 == byte / 9 && byte / 9 < HIGH_SUMS);
+        assert!(byte + ((byte * SEVEN_NINTHS as usize) >> 16) == 16 * (byte / 9) + low_place(byte % 9));
         byte += 1;
     }
 };
 
-/// Trit `place` of every index 0..32, for tables of sums.
-const fn trits(place: u32) -> [f32; LOW_SUMS] {
-    let mut trits = [0.0; LOW_SUMS];
+/// Trit `place` of the high three digits of every index.
+const fn high_trits(place: u32) -> [f32; HIGH_SUMS] {
+    let mut trits = [0.0; HIGH_SUMS];
     let mut index = 0;
-    while index < LOW_SUMS {
+    while index < HIGH_SUMS {
         trits[index] = (index / 3usize.pow(place) % 3) as f32 - 1.0;
         index += 1;
     }
     trits
 }
 
-/// [`trits`] of the places 0, 1 and 2.
-static TRITS: [[f32; LOW_SUMS]; 3] = [trits(0), trits(1), trits(2)];
+/// Trit `place` of the low two digits of every index that has some, else 0.
+const fn low_trits(place: u32) -> [f32; LANES] {
+    let mut trits = [0.0; LANES];
+    let mut digits = 0;
+    while digits < 9 {
+        trits[low_place(digits)] = (digits / 3usize.pow(place) % 3) as f32 - 1.0;
+        digits += 1;
+    }
+    trits
+}
+
+static HIGH_TRITS: [[f32; HIGH_SUMS]; 3] = [high_trits(0), high_trits(1), high_trits(2)];
+static LOW_TRITS: [[f32; LANES]; 2] = [low_trits(0), low_trits(1)];
 
 fn table_len(layout: GroupLayout) -> usize {
     layout.row_bytes() * BYTE_SUMS
@@ -77,8 +91,10 @@ fn tables(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
 #[target_feature(enable = "avx512f")]
 fn tables_of_bytes(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
     // SAFETY: the arrays have 32 floats each.
-    let trits = unsafe { TRITS.each_ref().map(|trits| (_mm512_loadu_ps(trits.as_ptr()), _mm512_loadu_ps(trits.as_ptr().add(LANES)))) };
-    let [(first, first_end), (second, second_end), (third, third_end)] = trits;
+    let high = unsafe { HIGH_TRITS.each_ref().map(|trits| (_mm512_loadu_ps(trits.as_ptr()), _mm512_loadu_ps(trits.as_ptr().add(LANES)))) };
+    // SAFETY: the arrays have 16 floats each.
+    let [first, second] = unsafe { LOW_TRITS.each_ref().map(|trits| _mm512_loadu_ps(trits.as_ptr())) };
+    let [(third, third_end), (fourth, fourth_end), (fifth, fifth_end)] = high;
     let groups = x.chunks(layout.group_size()).zip(tables.chunks_exact_mut(layout.group_bytes() * BYTE_SUMS));
     for (inputs, tables) in groups {
         let mut inputs = inputs.chunks(TRITS_PER_BYTE);
@@ -88,10 +104,10 @@ fn tables_of_bytes(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
                 five[..inputs.len()].copy_from_slice(inputs);
             }
             let [a, b, c, d, e] = [five[0], five[1], five[2], five[3], five[4]].map(|input| _mm512_set1_ps(input));
-            let low = _mm512_fmadd_ps(third, c, _mm512_fmadd_ps(second, b, _mm512_mul_ps(first, a)));
-            let low_end = _mm512_fmadd_ps(third_end, c, _mm512_fmadd_ps(second_end, b, _mm512_mul_ps(first_end, a)));
-            let high = _mm512_fmadd_ps(second, e, _mm512_mul_ps(first, d));
-            for (to, sums) in table.as_chunks_mut::<LANES>().0.iter_mut().zip([low, low_end, high]) {
+            let high = _mm512_fmadd_ps(fifth, e, _mm512_fmadd_ps(fourth, d, _mm512_mul_ps(third, c)));
+            let high_end = _mm512_fmadd_ps(fifth_end, e, _mm512_fmadd_ps(fourth_end, d, _mm512_mul_ps(third_end, c)));
+            let low = _mm512_fmadd_ps(second, b, _mm512_mul_ps(first, a));
+            for (to, sums) in table.as_chunks_mut::<LANES>().0.iter_mut().zip([high, high_end, low]) {
                 // SAFETY: a register has 16 floats.
                 unsafe { _mm512_storeu_ps(to.as_mut_ptr(), sums) };
             }
@@ -99,58 +115,38 @@ fn tables_of_bytes(layout: GroupLayout, x: &[f32], tables: &mut [f32]) {
     }
 }
 
-/// Neighbouring bytes of a row that are transposed together: segments of equal length, each (part of) a group.
-struct Block {
-    first_byte: usize,
-    first_group: usize,
-    segments: usize,
-    segment_bytes: usize,
-    /// Whether only the low three digits of the last byte of a segment matter.
+/// Some groups of every row, or the same part of each: segments of equal length, four of which make a quad.
+struct Run {
+    groups: Range<usize>,
+    group_bytes: usize,
+    /// The bytes of a group that make a segment.
+    bytes: Range<usize>,
+    /// Whether only the low two digits of the last byte of a segment matter.
     half: bool,
-    /// For each byte of the transposed block its byte in the row, so that every segment starts at a dword.
-    spread: [u8; BLOCK_BYTES],
+    /// Loads of a quad, and dwords of a segment: 1, 2 or 4.
+    loads: usize,
+    /// For each byte of a load the byte of the row that it takes, so that every segment starts at a dword.
+    spread: [i8; LOAD],
 }
 
-impl Block {
-    /// The blocks of a row.
-    fn all(layout: GroupLayout) -> Vec<Block> {
-        let (groups, bytes) = (layout.groups(), layout.group_bytes());
-        let half = (layout.group_len(0) - 1) % TRITS_PER_BYTE < 3;
-        let segments = (LANES / bytes.div_ceil(WORD)).max(1);
-        let whole = spread(segments, bytes.min(BLOCK_BYTES));
-        let starts = (0..groups).step_by(segments).flat_map(|group| (0..bytes).step_by(BLOCK_BYTES).map(move |first| (group, first)));
-        let block = |(group, first): (usize, usize)| {
-            let (segments, segment_bytes) = (segments.min(groups - group), BLOCK_BYTES.min(bytes - first));
-            Block {
-                first_byte: group * bytes + first,
-                first_group: group,
-                segments,
-                segment_bytes,
-                half: half && first + BLOCK_BYTES >= bytes,
-                // Bytes beyond the last segment are anything.
-                spread: if segment_bytes == bytes.min(BLOCK_BYTES) { whole } else { spread(segments, segment_bytes) },
-            }
-        };
-        starts.map(block).collect()
+impl Run {
+    /// The runs that cover some groups.
+    fn all(layout: GroupLayout, groups: Range<usize>) -> impl Iterator<Item = Run> {
+        let group_bytes = layout.group_bytes();
+        let half = (layout.group_len(0) - 1) % TRITS_PER_BYTE < 2;
+        balanced(group_bytes, LOAD).map(move |bytes| {
+            let loads = group_bytes.div_ceil(WORD).next_power_of_two().min(LOAD / WORD);
+            let spread = std::array::from_fn(|byte| {
+                let (segment, position) = (byte / (WORD * loads), byte % (WORD * loads));
+                if position < bytes.len() { (segment * group_bytes + position) as i8 } else { -1 }
+            });
+            Run { groups: groups.clone(), group_bytes, half: half && bytes.end == group_bytes, bytes, loads, spread }
+        })
     }
 
-    fn bytes(&self) -> usize {
-        self.segments * self.segment_bytes
+    fn quads(&self) -> usize {
+        self.groups.len().div_ceil(QUAD)
     }
-
-    /// Dwords of a segment.
-    fn words(&self) -> usize {
-        self.segment_bytes.div_ceil(WORD)
-    }
-}
-
-/// The [`Block::spread`] of some segments.
-fn spread(segments: usize, segment_bytes: usize) -> [u8; BLOCK_BYTES] {
-    let width = segment_bytes.next_multiple_of(WORD);
-    std::array::from_fn(|byte| {
-        let (segment, position) = (byte / width, byte % width);
-        if segment < segments && position < segment_bytes { (segment * segment_bytes + position) as u8 } else { 0 }
-    })
 }
 
 fn rows(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, tables: &[f32], sums: &mut [f32]) {
@@ -158,223 +154,454 @@ fn rows(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, tables: &[
     let tokens = sums.len() / rows.len().max(1);
     assert!(rows.end <= matrix.out_dim() && scale.len() == matrix.out_dim() * layout.groups(), "rows and scales of the matrix");
     assert!(tables.len() >= tokens * table_len(layout), "tables of every token");
-    let product = Product { matrix, scale, tables, first_row: rows.start, row_count: rows.len() };
-    // A quarter of the L2 cache for some rows, as much for the next ones.
-    let row_bytes = layout.row_bytes() + size_of::<f32>() * layout.groups();
-    let rows_at_once = (cache::sizes().l2 / 4 / row_bytes / LANES * LANES).clamp(LANES, 512);
-    let blocks = Block::all(layout);
     sums.fill(0.0);
-    for start in rows.clone().step_by(rows_at_once) {
-        let rows = start..rows.end.min(start + rows_at_once);
-        for block in &blocks {
-            // SAFETY: the operands were just measured, and the table with this function is handed out only where the machine has
-            // the tier.
-            unsafe {
-                match tokens {
-                    1 => product.add_block::<1>(block, rows.clone(), sums),
-                    TOKENS => product.add_block::<TOKENS>(block, rows.clone(), sums),
-                    _ => unreachable!("1 to {TOKENS} tokens at once"),
-                }
-            }
+    // The tables of a stretch of groups stay in the L2 cache while all rows pass over them.
+    let quad_tables = tokens * QUAD * layout.group_bytes() * BYTE_SUMS * size_of::<f32>();
+    let stretch = (cache::sizes().l2 / 2).checked_div(quad_tables).unwrap_or(1).max(1);
+    for quads in balanced(layout.groups().div_ceil(QUAD), stretch) {
+        let groups = quads.start * QUAD..layout.groups().min(quads.end * QUAD);
+        let product = Product { matrix, scale, tables, groups: groups.clone(), runs: Run::all(layout, groups).collect() };
+        match tokens {
+            1 => product.add_rows::<1>(rows.clone(), sums),
+            TOKENS => product.add_rows::<TOKENS>(rows.clone(), sums),
+            _ => unreachable!("1 to {TOKENS} tokens at once"),
         }
     }
 }
 
-/// The operands of a product, measured by [`rows`].
+/// The operands of a product over some groups, measured by [`rows`].
 struct Product<'a> {
     matrix: TernaryMatrix<'a>,
     scale: &'a [f32],
     tables: &'a [f32],
-    /// The first row of the sums, and how many they are for each token.
-    first_row: usize,
-    row_count: usize,
+    groups: Range<usize>,
+    runs: Vec<Run>,
+}
+
+/// [`ROWS`] neighbouring rows with [`LOAD`] bytes and [`QUAD`] scales after the last one.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    scale: &'a [f32],
 }
 
 impl Product<'_> {
-    /// Adds what a block gives to the sums of some rows, for the `TOKENS` tokens of this pass.
-    ///
+    /// Adds the product of some rows to the sums `[TOKENS, rows]`.
+    fn add_rows<const TOKENS: usize>(&self, rows: Range<usize>, sums: &mut [f32]) {
+        let layout = self.matrix.layout();
+        let (row_bytes, groups, bytes) = (layout.row_bytes(), layout.groups(), self.matrix.bytes());
+        for start in rows.clone().step_by(ROWS) {
+            let count = ROWS.min(rows.end - start);
+            let (bytes, scale) = (&bytes[start * row_bytes..], &self.scale[start * groups..]);
+            let mut total = [[[0.0; LANES]; SETS]; TOKENS];
+            if bytes.len() >= ROWS * row_bytes + LOAD && scale.len() >= ROWS * groups + QUAD {
+                self.add_runs(Rows { bytes, scale }, &mut total);
+            } else {
+                // The last rows, with room after them.
+                let mut padded = (vec![0; ROWS * row_bytes + LOAD], vec![0.0; ROWS * groups + QUAD]);
+                padded.0[..count * row_bytes].copy_from_slice(&bytes[..count * row_bytes]);
+                padded.1[..count * groups].copy_from_slice(&scale[..count * groups]);
+                self.add_runs(Rows { bytes: &padded.0, scale: &padded.1 }, &mut total);
+            }
+            for (sums, total) in sums.chunks_exact_mut(rows.len()).zip(&total) {
+                for (sum, total) in sums[start - rows.start..][..count].iter_mut().zip(total.as_flattened()) {
+                    *sum += total;
+                }
+            }
+        }
+    }
+
+    fn add_runs<const TOKENS: usize>(&self, rows: Rows<'_>, total: &mut [[[f32; LANES]; SETS]; TOKENS]) {
+        let mut fetch = self.fetch(rows);
+        for run in &self.runs {
+            // SAFETY: the rows have room after them, and the table with this function is handed out only where the machine has the
+            // tier.
+            unsafe {
+                match run.loads {
+                    1 => self.add_run_of::<TOKENS, 1>(run, rows, &mut fetch, total),
+                    2 => self.add_run_of::<TOKENS, 2>(run, rows, &mut fetch, total),
+                    _ => self.add_run_of::<TOKENS, 4>(run, rows, &mut fetch, total),
+                }
+            }
+        }
+    }
+
     /// # Safety
-    /// The rows are rows of the matrix and of the sums, and there are tables for all tokens.
+    /// As [`add_run`](Self::add_run).
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    unsafe fn add_block<const TOKENS: usize>(&self, block: &Block, rows: Range<usize>, sums: &mut [f32]) {
+    unsafe fn add_run_of<const TOKENS: usize, const LOADS: usize>(
+        &self,
+        run: &Run,
+        rows: Rows<'_>,
+        fetch: &mut [Fetch; 2],
+        total: &mut [[[f32; LANES]; SETS]; TOKENS],
+    ) {
+        let whole = run.bytes.len() - usize::from(run.half);
         // SAFETY: the caller's promise is the callee's.
         unsafe {
-            let whole_bytes = block.segment_bytes - usize::from(block.half);
-            match (whole_bytes % WORD, block.half) {
-                (0, false) => self.add_rows::<TOKENS, 0, false>(block, rows, sums),
-                (1, false) => self.add_rows::<TOKENS, 1, false>(block, rows, sums),
-                (2, false) => self.add_rows::<TOKENS, 2, false>(block, rows, sums),
-                (_, false) => self.add_rows::<TOKENS, 3, false>(block, rows, sums),
-                (0, true) => self.add_rows::<TOKENS, 0, true>(block, rows, sums),
-                (1, true) => self.add_rows::<TOKENS, 1, true>(block, rows, sums),
-                (2, true) => self.add_rows::<TOKENS, 2, true>(block, rows, sums),
-                (_, true) => self.add_rows::<TOKENS, 3, true>(block, rows, sums),
+            match (whole % WORD, run.half) {
+                (0, false) => self.add_run::<TOKENS, LOADS, 0, false>(run, rows, fetch, total),
+                (1, false) => self.add_run::<TOKENS, LOADS, 1, false>(run, rows, fetch, total),
+                (2, false) => self.add_run::<TOKENS, LOADS, 2, false>(run, rows, fetch, total),
+                (_, false) => self.add_run::<TOKENS, LOADS, 3, false>(run, rows, fetch, total),
+                (0, true) => self.add_run::<TOKENS, LOADS, 0, true>(run, rows, fetch, total),
+                (1, true) => self.add_run::<TOKENS, LOADS, 1, true>(run, rows, fetch, total),
+                (2, true) => self.add_run::<TOKENS, LOADS, 2, true>(run, rows, fetch, total),
+                (_, true) => self.add_run::<TOKENS, LOADS, 3, true>(run, rows, fetch, total),
             }
         }
     }
 
-    /// [`add_block`](Self::add_block) for segments of whole dwords, `TAIL` whole bytes and, with `HALF`, a byte of which only
-    /// the low three digits matter.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    unsafe fn add_rows<const TOKENS: usize, const TAIL: usize, const HALF: bool>(
-        &self,
-        block: &Block,
-        rows: Range<usize>,
-        sums: &mut [f32],
-    ) {
-        let parts = LOW.as_chunks::<64>().0;
-        let low = [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])];
-        let spread = load(&block.spread);
-        let whole_words = (block.segment_bytes - usize::from(HALF)) / WORD;
-        let words = block.words();
-        let row_bytes = self.matrix.layout().row_bytes();
-        let table_len = row_bytes * BYTE_SUMS;
-        let tables = &self.tables[block.first_byte * BYTE_SUMS..];
-        for start in rows.clone().step_by(LANES) {
-            let count = LANES.min(rows.end - start);
-            self.prefetch(block, &rows, start);
-            // SAFETY: the rows exist.
-            let (scales, packed) = unsafe { (self.scales_of(block, start, count), self.words_of(block, start, count, spread)) };
-            let lanes = u16::MAX >> (LANES - count);
-            let mut total = [_mm512_setzero_ps(); TOKENS];
-            for (segment, packed) in packed.chunks(words).take(block.segments).enumerate() {
-                let mut table = tables[segment * block.segment_bytes * BYTE_SUMS..].as_ptr();
-                let mut partial = [[_mm512_setzero_ps(); 2]; TOKENS];
-                for &word in &packed[..whole_words] {
-                    // SAFETY: the tables of a token go on for the bytes of its row.
-                    unsafe { add_word::<TOKENS, WORD, false>(&low, word, table, table_len, &mut partial) };
-                    table = table.wrapping_add(WORD * BYTE_SUMS);
-                }
-                if TAIL > 0 || HALF {
-                    // SAFETY: as above.
-                    unsafe { add_word::<TOKENS, TAIL, HALF>(&low, packed[whole_words], table, table_len, &mut partial) };
-                }
-                for (total, [low, high]) in total.iter_mut().zip(partial) {
-                    *total = _mm512_fmadd_ps(_mm512_add_ps(low, high), scales[segment], *total);
-                }
-            }
-            for (token, total) in total.into_iter().enumerate() {
-                let sums = &mut sums[token * self.row_count + start - self.first_row..][..count];
-                // SAFETY: the mask has as many lanes as there are sums.
-                unsafe {
-                    let before = _mm512_maskz_loadu_ps(lanes, sums.as_ptr());
-                    _mm512_mask_storeu_ps(sums.as_mut_ptr(), lanes, _mm512_add_ps(before, total));
-                }
-            }
-        }
-    }
-
-    /// Fetches the share of the next rows that belongs to one step over these: the bytes of 16 rows lie too far apart for the
-    /// prefetchers of the processor. An address outside of the operands does no harm.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    fn prefetch(&self, block: &Block, rows: &Range<usize>, start: usize) {
-        const LINE: usize = 64;
+    /// What to fetch for the rows after `rows`.
+    fn fetch(&self, rows: Rows<'_>) -> [Fetch; 2] {
         let layout = self.matrix.layout();
-        let (ahead, step) = (rows.len(), start - rows.start);
-        let bytes = rows.end * layout.row_bytes() + block.first_byte * ahead + step * block.bytes();
-        let scales = rows.end * layout.groups() + block.first_group * ahead + step * block.segments;
-        for line in (0..LANES * block.bytes()).step_by(LINE) {
-            _mm_prefetch::<_MM_HINT_T1>(self.matrix.bytes().as_ptr().wrapping_add(bytes + line).cast());
-        }
-        for line in (0..LANES * block.segments).step_by(LINE / size_of::<f32>()) {
-            _mm_prefetch::<_MM_HINT_T1>(self.scale.as_ptr().wrapping_add(scales + line).cast());
-        }
+        let steps = QUAD * self.runs.iter().map(Run::quads).sum::<usize>();
+        let (groups, float) = (layout.groups(), size_of::<f32>());
+        let (row_bytes, group_bytes) = (layout.row_bytes(), layout.group_bytes());
+        let bytes = rows.bytes.as_ptr().wrapping_add(ROWS * row_bytes + self.groups.start * group_bytes);
+        let scales = rows.scale.as_ptr().wrapping_add(ROWS * groups + self.groups.start).cast();
+        [
+            Fetch::new(bytes, row_bytes, self.groups.len() * group_bytes, steps),
+            Fetch::new(scales, groups * float, self.groups.len() * float, steps),
+        ]
     }
 
-    /// The dwords of a block of 16 rows, a row per lane; lanes past `count` repeat the last row.
+    /// Adds what a run of every row gives: segments of whole dwords, `TAIL` whole bytes and, with `HALF`, a byte of which only the
+    /// low two digits matter.
     ///
     /// # Safety
-    /// The rows are rows of the matrix.
-    #[inline]
+    /// The rows have room after them, and there are tables for all tokens.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    unsafe fn words_of(&self, block: &Block, start: usize, count: usize, spread: __m512i) -> [__m512i; LANES] {
-        let row_bytes = self.matrix.layout().row_bytes();
-        let mask = u64::MAX >> (BLOCK_BYTES - block.bytes());
-        let first = self.matrix.bytes().as_ptr().wrapping_add(start * row_bytes + block.first_byte);
-        let mut rows = [_mm512_setzero_si512(); LANES];
-        for (lane, row) in rows.iter_mut().enumerate() {
-            // SAFETY: the row exists, and the mask ends with the block.
-            let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, first.wrapping_add(lane.min(count - 1) * row_bytes).cast()) };
-            *row = _mm512_permutexvar_epi8(spread, bytes);
+    unsafe fn add_run<const TOKENS: usize, const LOADS: usize, const TAIL: usize, const HALF: bool>(
+        &self,
+        run: &Run,
+        rows: Rows<'_>,
+        fetch: &mut [Fetch; 2],
+        total: &mut [[[f32; LANES]; SETS]; TOKENS],
+    ) {
+        let layout = self.matrix.layout();
+        let (row_bytes, count, group_bytes) = (layout.row_bytes(), run.groups.len(), run.group_bytes);
+        // SAFETY: `spread` has 16 bytes.
+        let spread = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(run.spread.as_ptr().cast()) });
+        let bytes = rows.bytes.as_ptr().wrapping_add(run.groups.start * group_bytes + run.bytes.start);
+        let scales = rows.scale.as_ptr().wrapping_add(run.groups.start);
+        let fill = Fill::<LOADS> { bytes, row_bytes, scales, groups: layout.groups(), spread, group_bytes };
+        let table = self.tables.as_ptr().wrapping_add((run.groups.start * group_bytes + run.bytes.start) * BYTE_SUMS);
+        let whole_words = (run.bytes.len() - usize::from(HALF)) / WORD;
+        let look_up = LookUp::<LOADS, TAIL, HALF> { whole_words, table, group_bytes, table_len: row_bytes * BYTE_SUMS };
+        let mut lanes = [const { Quad::new() }; 2];
+        let mut sums = [[_mm512_setzero_ps(); SETS]; TOKENS];
+        let [mut fetch_bytes, mut fetch_scales] = *fetch;
+        // One step of a quad: a quarter of the next quad becomes lanes, and one segment is looked up.
+        macro_rules! step {
+            ($step:literal, $first:expr, $now:expr, $next:expr) => {
+                fetch_bytes.step();
+                fetch_scales.step();
+                // SAFETY: the caller's promise.
+                unsafe {
+                    fill.step::<$step>($next, $first + QUAD, count);
+                    if $first + $step < count {
+                        look_up.add::<TOKENS, $step>($now, $first + $step, &mut sums);
+                    }
+                }
+            };
         }
-        transpose_16x16(rows)
-    }
-
-    /// The scales of the segments of a block, a row per lane; lanes past `count` repeat the last row.
-    ///
-    /// # Safety
-    /// The rows are rows of the matrix.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    unsafe fn scales_of(&self, block: &Block, start: usize, count: usize) -> [__m512; LANES] {
-        let groups = self.matrix.layout().groups();
-        let first = self.scale.as_ptr().wrapping_add(start * groups + block.first_group);
-        let mut scales = [_mm512_setzero_ps(); LANES];
-        if block.segments <= 8 {
-            let mask = u8::MAX >> (8 - block.segments);
-            let mut halves = [_mm512_setzero_ps(); 8];
-            for (lane, half) in halves.iter_mut().enumerate() {
-                let [low, high] = [lane, lane + 8].map(|lane| first.wrapping_add(lane.min(count - 1) * groups));
-                // SAFETY: the rows exist, and the mask ends with the block.
-                let (low, high) = unsafe { (_mm256_maskz_loadu_ps(mask, low), _mm256_maskz_loadu_ps(mask, high)) };
-                *half = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
-            }
-            scales[..8].copy_from_slice(&transpose_16x8(halves));
-        } else {
-            let mask = u16::MAX >> (LANES - block.segments);
-            let mut rows = [_mm512_setzero_si512(); LANES];
-            for (lane, row) in rows.iter_mut().enumerate() {
-                // SAFETY: as above.
-                *row = unsafe { _mm512_maskz_loadu_epi32(mask, first.wrapping_add(lane.min(count - 1) * groups).cast()) };
-            }
-            for (scale, column) in scales.iter_mut().zip(transpose_16x16(rows)) {
-                *scale = _mm512_castsi512_ps(column);
+        // SAFETY: the caller's promise.
+        unsafe {
+            fill.step::<0>(&mut lanes[0], 0, count);
+            fill.step::<1>(&mut lanes[0], 0, count);
+            fill.step::<2>(&mut lanes[0], 0, count);
+            fill.step::<3>(&mut lanes[0], 0, count);
+        }
+        let [mut now, mut next] = lanes.each_mut();
+        for first in (0..count).step_by(QUAD) {
+            step!(0, first, now, next);
+            step!(1, first, now, next);
+            step!(2, first, now, next);
+            step!(3, first, now, next);
+            std::mem::swap(&mut now, &mut next);
+        }
+        *fetch = [fetch_bytes, fetch_scales];
+        for (total, sums) in total.iter_mut().zip(sums) {
+            for (total, sum) in total.iter_mut().zip(sums) {
+                // SAFETY: 16 floats.
+                unsafe { _mm512_storeu_ps(total.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(total.as_ptr()), sum)) };
             }
         }
-        scales
     }
 }
 
-/// Adds the inputs of the first `BYTES` bytes of a dword, and with `HALF` the first three of the next byte, to the sums of
-/// every token: low threes to the first one, high twos to the second.
+/// Lines to fetch, a few at every step, row by row in each half of the rows: the order of memory at two places, since the
+/// processor follows every such place by itself. Addresses outside of the operands do no harm.
+#[derive(Clone, Copy)]
+struct Fetch {
+    row: *const u8,
+    row_bytes: usize,
+    /// Bytes from the start of the row.
+    at: usize,
+    end: usize,
+    lines_of_step: usize,
+}
+
+impl Fetch {
+    const LINE: usize = 64;
+
+    /// `bytes` of each of [`ROWS`] rows from `first` on in `steps` steps.
+    fn new(first: *const u8, row_bytes: usize, bytes: usize, steps: usize) -> Self {
+        // Whole rows are one.
+        let (end, rows) = if bytes == row_bytes { (ROWS / 2 * bytes, 1) } else { (bytes + Self::LINE, ROWS / 2) };
+        let lines_of_step = (rows * end.div_ceil(Self::LINE)).div_ceil(steps.max(1));
+        Self { row: first, row_bytes, at: 0, end, lines_of_step }
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        for _ in 0..self.lines_of_step {
+            let line = self.row.wrapping_add(self.at);
+            // SAFETY: a prefetch has no effect but on caches.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(ROWS / 2 * self.row_bytes).cast());
+            }
+            self.at += Self::LINE;
+            if self.at >= self.end {
+                (self.at, self.row) = (0, self.row.wrapping_add(self.row_bytes));
+            }
+        }
+    }
+}
+
+/// Dwords and scales of the segments of a quad, a row per lane.
+struct Quad {
+    words: [[__m512i; LOAD]; SETS],
+    scales: [[__m512i; QUAD]; SETS],
+}
+
+impl Quad {
+    const fn new() -> Self {
+        // SAFETY: all bits zero are a register.
+        let zero = unsafe { std::mem::zeroed() };
+        Self { words: [[zero; LOAD]; SETS], scales: [[zero; QUAD]; SETS] }
+    }
+}
+
+/// How the rows of a run become lanes.
+struct Fill<const LOADS: usize> {
+    bytes: *const u8,
+    row_bytes: usize,
+    scales: *const f32,
+    groups: usize,
+    spread: __m512i,
+    group_bytes: usize,
+}
+
+impl<const LOADS: usize> Fill<LOADS> {
+    /// A quarter of the work for the quad from segment `first` on of `count`.
+    ///
+    /// # Safety
+    /// The rows have room after them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    unsafe fn step<const STEP: usize>(&self, quad: &mut Quad, first: usize, count: usize) {
+        if STEP.is_multiple_of(QUAD / LOADS) && first + STEP < count {
+            for set in 0..SETS {
+                let at = self.bytes.wrapping_add((first + STEP) * self.group_bytes + set * LANES * self.row_bytes);
+                // SAFETY: the caller's promise.
+                let mut rows = unsafe { rows_in_fours(at, self.row_bytes) };
+                for row in &mut rows {
+                    *row = _mm512_shuffle_epi8(*row, self.spread);
+                }
+                let columns = columns(rows);
+                for (word, column) in columns.into_iter().enumerate() {
+                    quad.words[set][STEP * LOADS % LOAD + word] = column;
+                }
+            }
+        }
+        if STEP % 2 == 1 && first < count {
+            let set = STEP / 2;
+            let at = self.scales.wrapping_add(first + set * LANES * self.groups);
+            // SAFETY: as above.
+            quad.scales[set] = columns(unsafe { rows_in_fours(at.cast(), self.groups * size_of::<f32>()) });
+        }
+    }
+}
+
+/// How the segments of a run are looked up.
+struct LookUp<const LOADS: usize, const TAIL: usize, const HALF: bool> {
+    whole_words: usize,
+    /// The tables of the first segment, for the first token.
+    table: *const f32,
+    group_bytes: usize,
+    table_len: usize,
+}
+
+impl<const LOADS: usize, const TAIL: usize, const HALF: bool> LookUp<LOADS, TAIL, HALF> {
+    /// Adds segment `segment`, the `STEP`th one of a quad, to the sums of every token.
+    ///
+    /// # Safety
+    /// There are tables for all tokens.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    unsafe fn add<const TOKENS: usize, const STEP: usize>(&self, quad: &Quad, segment: usize, sums: &mut [[__m512; SETS]; TOKENS]) {
+        let mut table = self.table.wrapping_add(segment * self.group_bytes * BYTE_SUMS);
+        let mut partial = [[[_mm512_setzero_ps(); 2]; SETS]; TOKENS];
+        let words = |word: usize| [quad.words[0][(STEP * LOADS + word) % LOAD], quad.words[1][(STEP * LOADS + word) % LOAD]];
+        for word in 0..self.whole_words {
+            // SAFETY: the tables of a token go on for the bytes of its row.
+            unsafe { add_word::<TOKENS, WORD, false>(words(word), table, self.table_len, &mut partial) };
+            table = table.wrapping_add(WORD * BYTE_SUMS);
+        }
+        if TAIL > 0 || HALF {
+            // SAFETY: as above.
+            unsafe { add_word::<TOKENS, TAIL, HALF>(words(self.whole_words), table, self.table_len, &mut partial) };
+        }
+        for (sums, partial) in sums.iter_mut().zip(partial) {
+            for set in 0..SETS {
+                let [high, low] = partial[set];
+                sums[set] = _mm512_fmadd_ps(_mm512_add_ps(high, low), _mm512_castsi512_ps(quad.scales[set][STEP]), sums[set]);
+            }
+        }
+    }
+}
+
+/// 16 bytes from `first` on of each of 16 rows, `row_bytes` apart: rows `r`, `r + 4`, `r + 8` and `r + 12` in register `r`.
+///
+/// # Safety
+/// They exist.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+unsafe fn rows_in_fours(first: *const u8, row_bytes: usize) -> [__m512i; QUAD] {
+    let mut rows = [_mm512_setzero_si512(); QUAD];
+    for (row, lanes) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *lanes = unsafe { four_rows(first.wrapping_add(row * row_bytes), QUAD * row_bytes) };
+    }
+    rows
+}
+
+/// 16 bytes from `first` of each of four rows that lie `stride` bytes apart.
+///
+/// # Safety
+/// They exist.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+unsafe fn four_rows(first: *const u8, stride: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    let [a, b, c, d] = unsafe {
+        [
+            _mm_loadu_si128(first.cast()),
+            _mm_loadu_si128(first.wrapping_add(stride).cast()),
+            _mm_loadu_si128(first.wrapping_add(2 * stride).cast()),
+            _mm_loadu_si128(first.wrapping_add(3 * stride).cast()),
+        ]
+    };
+    // In two steps: insertions into 256 bits are cheaper than into 512.
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// The transposes of four by four dwords: column `c` of rows `r`, `r + 4`, `r + 8` and `r + 12` in register `r` goes to lanes in the
+/// order of the rows in register `c`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn columns([a, b, c, d]: [__m512i; QUAD]) -> [__m512i; QUAD] {
+    let (ab, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// Adds the inputs of the first `BYTES` bytes of a dword, and with `HALF` the first two of the next byte, to the sums of every
+/// token: high threes to the first one, low twos to the second.
 ///
 /// # Safety
 /// `table` begins the tables of these bytes for the first token; those of the next lie `table_len` further.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 unsafe fn add_word<const TOKENS: usize, const BYTES: usize, const HALF: bool>(
-    low: &[__m512i; 4],
-    word: __m512i,
+    words: [__m512i; SETS],
     table: *const f32,
     table_len: usize,
-    sums: &mut [[__m512; 2]; TOKENS],
+    sums: &mut [[[__m512; 2]; SETS]; TOKENS],
 ) {
-    let low = bytes_of(look_up(low, word));
+    let count = BYTES + usize::from(HALF);
     // Two bytes to a multiplication: those at even places, then those at odd ones.
-    let even = _mm512_mulhi_epu16(_mm512_and_si512(word, _mm512_set1_epi16(0xFF)), _mm512_set1_epi16(HIGH));
-    let odd = _mm512_mulhi_epu16(odd_bytes(word), _mm512_set1_epi16(HIGH));
-    let high = [even, odd, upper_halves(even), upper_halves(odd)];
-    for byte in 0..BYTES + usize::from(HALF) {
-        for (token, [low_sum, high_sum]) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for the table.
-            unsafe {
-                let table = table.add(token * table_len + byte * BYTE_SUMS);
-                let (first, second) = (_mm512_loadu_ps(table), _mm512_loadu_ps(table.add(LANES)));
-                *low_sum = _mm512_add_ps(*low_sum, _mm512_permutex2var_ps(first, low[byte], second));
-                if byte < BYTES {
-                    *high_sum = _mm512_add_ps(*high_sum, _mm512_permutexvar_ps(high[byte], _mm512_loadu_ps(table.add(LOW_SUMS))));
-                }
+    let (mut even, mut odd) = ([[_mm512_setzero_si512(); 2]; SETS], [[_mm512_setzero_si512(); 2]; SETS]);
+    for (even, &word) in even.iter_mut().zip(&words) {
+        *even = places(_mm512_and_si512(word, _mm512_set1_epi16(0xFF)));
+    }
+    // SAFETY: the caller vouches for the table.
+    unsafe {
+        add_byte(BYTES > 0, even, table, table_len, sums);
+        if count > 1 {
+            for (odd, &word) in odd.iter_mut().zip(&words) {
+                *odd = places(odd_bytes(word));
             }
+            add_byte(BYTES > 1, odd, table.add(BYTE_SUMS), table_len, sums);
+        }
+        if count > 2 {
+            for even in &mut even {
+                *even = upper_halves(*even);
+            }
+            add_byte(BYTES > 2, even, table.add(2 * BYTE_SUMS), table_len, sums);
+        }
+        if count > 3 {
+            for odd in &mut odd {
+                *odd = upper_halves(*odd);
+            }
+            add_byte(BYTES > 3, odd, table.add(3 * BYTE_SUMS), table_len, sums);
         }
     }
+}
+
+/// Adds the inputs of one byte, only the first two where it is not `whole`.
+///
+/// # Safety
+/// As [`add_word`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+unsafe fn add_byte<const TOKENS: usize>(
+    whole: bool,
+    places: [[__m512i; 2]; SETS],
+    table: *const f32,
+    table_len: usize,
+    sums: &mut [[[__m512; 2]; SETS]; TOKENS],
+) {
+    for (token, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller vouches for the table.
+        let [first, second, low_sums] = unsafe {
+            let table = table.add(token * table_len);
+            [_mm512_loadu_ps(table), _mm512_loadu_ps(table.add(LANES)), _mm512_loadu_ps(table.add(HIGH_SUMS))]
+        };
+        for ([high_sum, low_sum], [high, low]) in sums.iter_mut().zip(places) {
+            if whole {
+                *high_sum = _mm512_add_ps(*high_sum, _mm512_permutex2var_ps(first, high, second));
+            }
+            *low_sum = _mm512_add_ps(*low_sum, _mm512_permutexvar_ps(low, low_sums));
+        }
+    }
+}
+
+/// For bytes in words, the places in the tables of the high three and of the low two digits; anything above the bits that count.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn places(bytes: __m512i) -> [__m512i; 2] {
+    let high = _mm512_mulhi_epu16(bytes, _mm512_set1_epi16(NINTH as i16));
+    let low = _mm512_add_epi16(bytes, _mm512_mulhi_epu16(bytes, _mm512_set1_epi16(SEVEN_NINTHS as i16)));
+    [high, low]
 }
 
 /// The upper halves of dwords, by a multiplication: shifts share the execution ports of the permutations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn upper_halves(words: __m512i) -> __m512i {
-    _mm512_madd_epi16(words, _mm512_set1_epi32(1 << 16))
+fn upper_halves(words: [__m512i; 2]) -> [__m512i; 2] {
+    let one = _mm512_set1_epi32(1 << 16);
+    [_mm512_madd_epi16(words[0], one), _mm512_madd_epi16(words[1], one)]
 }
 
 /// The upper bytes of words, by a multiplication too.
@@ -382,12 +609,4 @@ fn upper_halves(words: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn odd_bytes(words: __m512i) -> __m512i {
     _mm512_maddubs_epi16(words, _mm512_set1_epi16(1 << 8))
-}
-
-/// Each byte of dwords in the lowest byte of a dword, with anything above it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn bytes_of(words: __m512i) -> [__m512i; WORD] {
-    let odd = odd_bytes(words);
-    [words, odd, upper_halves(words), upper_halves(odd)]
 }
