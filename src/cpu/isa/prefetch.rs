@@ -7,9 +7,11 @@ pub fn prefetch<T>(values: &[T]) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         const LINE: usize = 64;
-        for offset in (0..size_of_val(values)).step_by(LINE) {
+        let first = values.as_ptr().cast::<i8>();
+        // From the start of the first line on: a run that is no multiple of lines long may touch one line more.
+        for offset in (0..first as usize % LINE + size_of_val(values)).step_by(LINE) {
             // SAFETY: a prefetch has no effect but on caches.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(offset)) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(offset)) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
