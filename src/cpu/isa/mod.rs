@@ -14,7 +14,7 @@ mod vectorise;
 
 use std::sync::OnceLock;
 
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_bytes, prefetch_scales};
 pub use strided::copy_column;
 pub use vectorise::{Loop, vectorise};
 

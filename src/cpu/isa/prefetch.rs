@@ -1,5 +1,9 @@
 //! Fetching ahead what the prefetchers of the processor do not see coming: short runs, far apart.
 
+use std::ops::Range;
+
+use crate::trits::{GroupLayout, TernaryMatrix};
+
 /// Asks for the cache lines of `values`.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
@@ -16,4 +20,34 @@ pub fn prefetch<T>(values: &[T]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;
+}
+
+/// The groups that some columns meet.
+fn groups_of(layout: GroupLayout, columns: &Range<usize>) -> Range<usize> {
+    columns.start / layout.group_size()..(columns.end - 1) / layout.group_size() + 1
+}
+
+/// Asks for the bytes of some columns in some rows, as far as the matrix has them.
+#[inline(always)]
+pub fn prefetch_bytes(matrix: TernaryMatrix<'_>, columns: &Range<usize>, rows: Range<usize>) {
+    if columns.is_empty() {
+        return;
+    }
+    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
+    let bytes = groups.start * layout.group_bytes()..groups.end * layout.group_bytes();
+    for row in rows.start..rows.end.min(matrix.out_dim()) {
+        prefetch(&matrix.row(row)[bytes.clone()]);
+    }
+}
+
+/// Asks for the scales of some columns in some rows, as far as the matrix has them.
+#[inline(always)]
+pub fn prefetch_scales(matrix: TernaryMatrix<'_>, scale: &[f32], columns: &Range<usize>, rows: Range<usize>) {
+    if columns.is_empty() {
+        return;
+    }
+    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
+    for row in rows.start..rows.end.min(matrix.out_dim()) {
+        prefetch(&scale[row * layout.groups()..][groups.clone()]);
+    }
 }

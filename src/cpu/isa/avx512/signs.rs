@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::weights::{BLOCK, fetch_bytes, windows as windows_of};
+use super::weights::{BLOCK, windows as windows_of};
 use super::window::{ROWS, Tables, WIDTH, Window, load};
 use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
+use crate::cpu::isa::prefetch_bytes;
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
 /// `[places of trit 1, places of trit -1]` of every byte, as five bits each; bytes above 242 read modulo 243.
@@ -51,7 +52,7 @@ fn trit_bits_by_64(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range
         windows.push(Places { window, select, places });
     }
     for (start, bits) in rows.clone().step_by(BLOCK).zip(bits.chunks_mut(BLOCK)) {
-        fetch_bytes(matrix, &columns, start + BLOCK..rows.end.min(start + 2 * BLOCK));
+        prefetch_bytes(matrix, &columns, start + BLOCK..rows.end.min(start + 2 * BLOCK));
         for (index, Places { window, select, places }) in windows.iter().enumerate() {
             let (select, places) = (window.select_rows(load(select)), load(places));
             for (row, bits) in (start..).step_by(ROWS).zip(bits.chunks_mut(ROWS)) {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::window::{WIDTH, Window};
-use crate::cpu::isa::prefetch;
+use crate::cpu::isa::{prefetch_bytes, prefetch_scales};
 use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Lanes of a register of float32.
@@ -160,19 +160,6 @@ pub fn groups_of(layout: GroupLayout, columns: &Range<usize>) -> Range<usize> {
 /// Fetches the bytes and the scales of some columns in some rows, as far as the matrix has them.
 #[inline(always)]
 pub fn fetch(matrix: TernaryMatrix<'_>, scale: &[f32], columns: &Range<usize>, rows: Range<usize>) {
-    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
-    for row in rows.start..rows.end.min(matrix.out_dim()) {
-        prefetch(&scale[row * layout.groups()..][groups.clone()]);
-    }
-    fetch_bytes(matrix, columns, rows);
-}
-
-/// As [`fetch`] without the scales.
-#[inline(always)]
-pub fn fetch_bytes(matrix: TernaryMatrix<'_>, columns: &Range<usize>, rows: Range<usize>) {
-    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
-    let bytes = groups.start * layout.group_bytes()..groups.end * layout.group_bytes();
-    for row in rows.start..rows.end.min(matrix.out_dim()) {
-        prefetch(&matrix.bytes()[row * layout.row_bytes()..][bytes.clone()]);
-    }
+    prefetch_bytes(matrix, columns, rows.clone());
+    prefetch_scales(matrix, scale, columns, rows);
 }
