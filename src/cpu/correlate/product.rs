@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::counts::{Counter, whole_groups};
+use super::source::{Ahead, Source};
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, Fill, Order, Product, STEP_STRIDE, SignBits, TritBits, Word};
 use crate::cpu::isa::{Loop, prefetch, prefetch_bytes, vectorise};
 use crate::cpu::scratch::{Operand, Scratch};
@@ -24,11 +25,6 @@ const RIGHT_WORDS: usize = 1 << 17;
 const PANELS: usize = 8;
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
-
-/// Words of tokens that are copied into a left operand together: its panels lie in more pages than a processor remembers.
-const LINES: usize = 4;
-/// Words of tokens that are fetched ahead while one is packed.
-const AHEAD: usize = 4;
 
 /// How a problem is cut.
 struct Plan {
@@ -125,6 +121,15 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
                 if words > plan.chunk || first == columns.start {
                     dy.pack_left(chunk.clone(), &rows, &panels, left, left_stride);
                 }
+                // What is packed after this chunk: the next one, or the first one of the next block.
+                let packed = if last {
+                    (next.clone(), 0..words.min(plan.chunk))
+                } else {
+                    (block.clone(), chunk.end..words.min(chunk.end + plan.chunk))
+                };
+                let pieces = panels.len() * block.len().div_ceil(width);
+                let mut next_x = Ahead::new::<W>(x, packed.0, packed.1.clone(), pieces);
+                let mut next_dy = Ahead::new::<W>(dy, rows.clone(), if words > plan.chunk { packed.1 } else { 0..0 }, pieces);
                 for (panel, panel_rows) in panels.iter().cloned().enumerate() {
                     let (left, count) = (&left[panel * left_stride..], panel_rows.len());
                     if last {
@@ -133,6 +138,8 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
                     for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
                         let right = &right[..chunk.len() * width];
                         let at = (panel_rows.start * slices + slice * count) * width;
+                        next_x.fetch();
+                        next_dy.fetch();
                         if resume {
                             prefetch(sums.get(at + count * width..at + 2 * count * width).unwrap_or_default());
                         }
@@ -158,78 +165,4 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
 /// The columns of some groups.
 fn columns_of(layout: GroupLayout, groups: &Range<usize>) -> Range<usize> {
     groups.start * layout.group_size()..layout.in_dim().min(groups.end.saturating_mul(layout.group_size()))
-}
-
-/// Activations `[tokens, dim]` that are packed into operands.
-#[derive(Clone, Copy)]
-struct Source<'a, A> {
-    values: &'a [A],
-    dim: usize,
-    tokens: usize,
-}
-
-impl<A> Source<'_, A> {
-    /// Copies some columns of some words of tokens into panels of `width` columns.
-    #[inline(always)]
-    fn pack_right<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, width: usize, right: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        match width {
-            32 => self.pack_panels::<W, 32>(words, columns, right, stride),
-            16 => self.pack_panels::<W, 16>(words, columns, right, stride),
-            8 => self.pack_panels::<W, 8>(words, columns, right, stride),
-            _ => unreachable!("tiles have 8, 16 or 32 columns"),
-        }
-    }
-
-    #[inline(always)]
-    fn pack_panels<W: Word, const WIDTH: usize>(&self, words: Range<usize>, columns: &Range<usize>, right: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        let mut line = vec![W::default(); columns.len().next_multiple_of(WIDTH)];
-        for (step, word) in words.enumerate() {
-            self.fill_line(word, columns, &mut line);
-            for (panel, words) in line.as_chunks::<WIDTH>().0.iter().enumerate() {
-                right[panel * stride + step * WIDTH..][..WIDTH].copy_from_slice(words);
-            }
-        }
-    }
-
-    /// Copies some columns of some words of tokens, rows of `dW`, into left operands that begin with the given ones of them.
-    #[inline(always)]
-    fn pack_left<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, panels: &[Range<usize>], left: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        let length = columns.len() + STEP_STRIDE;
-        let mut lines = vec![W::default(); LINES * length];
-        for first in words.clone().step_by(LINES) {
-            let count = LINES.min(words.end - first);
-            for (word, line) in (first..).zip(lines.chunks_exact_mut(length)).take(count) {
-                self.fill_line(word, columns, line);
-            }
-            for (range, left) in panels.iter().zip(left.chunks_mut(stride)) {
-                let left = &mut left[(first - words.start) * STEP_STRIDE..][..count * STEP_STRIDE];
-                for (words, line) in left.as_chunks_mut::<STEP_STRIDE>().0.iter_mut().zip(lines.chunks_exact(length)) {
-                    words.copy_from_slice(&line[range.start..][..STEP_STRIDE]);
-                }
-            }
-        }
-    }
-
-    /// Some columns of a word of tokens in one run, and those of a later one fetched.
-    #[inline(always)]
-    fn fill_line<W: Word>(&self, word: usize, columns: &Range<usize>, line: &mut [W])
-    where
-        A: Fill<W>,
-    {
-        let rows = |word: usize| {
-            [word * W::DEPTH, word * W::DEPTH + 1]
-                .map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][columns.clone()]))
-        };
-        rows(word + AHEAD)[..W::DEPTH].iter().flatten().for_each(|row| prefetch(row));
-        A::fill_across(rows(word), &mut line[..columns.len()]);
-    }
 }
