@@ -1,7 +1,7 @@
 //! Memory that a thread keeps between calls, so that a kernel call allocates nothing after the first.
 //!
-//! All kernels and all types share it: a thread holds what the call that needs most needs, and [`LIMIT`] at the most unless one
-//! call alone needs more, which none does.
+//! All kernels and all types share it, and a thread holds [`LIMIT`] words at the most unless one call alone needs more, which none
+//! does. Calls so large that together they would need more allocate again; that takes nothing beside their own time.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -12,6 +12,8 @@ use super::isa::Plain;
 const LINE: usize = 16;
 /// Words that a thread holds at the most: 4 MiB.
 const LIMIT: usize = 1 << 20;
+/// Words that are taken at the least, so that small calls share their memory.
+const LEAST: usize = 1 << 12;
 
 /// The memory of a thread.
 struct Memory {
@@ -28,16 +30,13 @@ thread_local! {
 }
 
 impl Memory {
-    /// `words` words or more, whose contents are anything: the smallest idle memory that has them.
+    /// `words` words or a few more, whose contents are anything: idle memory that fits closely, else new one. Were it to fit
+    /// loosely, the memory in use might pass the limit.
     fn take(&mut self, words: usize) -> Vec<u32> {
-        let fitting = (0..self.idle.len()).filter(|&at| self.idle[at].len() >= words).min_by_key(|&at| self.idle[at].len());
-        let memory = match fitting {
+        let words = words.max(LEAST);
+        let memory = match self.idle.iter().position(|memory| (words..=words + words / 16).contains(&memory.len())) {
             Some(at) => self.idle.swap_remove(at),
             None => {
-                // The largest one would have served had it been larger.
-                if let Some(at) = (0..self.idle.len()).max_by_key(|&at| self.idle[at].len()) {
-                    self.idle.swap_remove(at);
-                }
                 self.shrink(LIMIT.saturating_sub(self.used + words));
                 vec![0; words]
             }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::counts::{Counter, whole_groups};
-use super::source::{Ahead, Source};
+use super::source::Source;
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, Fill, Order, Product, STEP_STRIDE, SignBits, TritBits, Word};
 use crate::cpu::isa::{Loop, prefetch, prefetch_bytes, vectorise};
 use crate::cpu::scratch::{Operand, Scratch};
@@ -121,15 +121,6 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
                 if words > plan.chunk || first == columns.start {
                     dy.pack_left(chunk.clone(), &rows, &panels, left, left_stride);
                 }
-                // What is packed after this chunk: the next one, or the first one of the next block.
-                let packed = if last {
-                    (next.clone(), 0..words.min(plan.chunk))
-                } else {
-                    (block.clone(), chunk.end..words.min(chunk.end + plan.chunk))
-                };
-                let pieces = panels.len() * block.len().div_ceil(width);
-                let mut next_x = Ahead::new::<W>(x, packed.0, packed.1.clone(), pieces);
-                let mut next_dy = Ahead::new::<W>(dy, rows.clone(), if words > plan.chunk { packed.1 } else { 0..0 }, pieces);
                 for (panel, panel_rows) in panels.iter().cloned().enumerate() {
                     let (left, count) = (&left[panel * left_stride..], panel_rows.len());
                     if last {
@@ -138,8 +129,6 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
                     for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
                         let right = &right[..chunk.len() * width];
                         let at = (panel_rows.start * slices + slice * count) * width;
-                        next_x.fetch();
-                        next_dy.fetch();
                         if resume {
                             prefetch(sums.get(at + count * width..at + 2 * count * width).unwrap_or_default());
                         }

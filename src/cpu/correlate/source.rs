@@ -1,4 +1,4 @@
-//! Activations into the operands of tiles, and what will be packed next fetched while tiles are multiplied.
+//! Activations into the operands of tiles.
 
 use std::ops::Range;
 
@@ -84,41 +84,5 @@ impl<A> Source<'_, A> {
         };
         rows(word + AHEAD)[..W::DEPTH].iter().flatten().for_each(|row| prefetch(row));
         A::fill_across(rows(word), &mut line[..columns.len()]);
-    }
-}
-
-/// Runs of a source that the next operand is made of, fetched a piece at a time.
-pub struct Ahead<'a, A> {
-    source: Source<'a, A>,
-    columns: Range<usize>,
-    tokens: Range<usize>,
-    /// The first column that was not fetched of the first token.
-    column: usize,
-    /// Elements of a piece.
-    piece: usize,
-}
-
-impl<'a, A> Ahead<'a, A> {
-    /// Some columns of some words of tokens, in so many pieces.
-    pub fn new<W: Word>(source: Source<'a, A>, columns: Range<usize>, words: Range<usize>, pieces: usize) -> Self {
-        let tokens = words.start * W::DEPTH..source.tokens.min(words.end * W::DEPTH);
-        let piece = (tokens.len() * columns.len()).div_ceil(pieces);
-        Self { source, column: columns.start, columns, tokens, piece }
-    }
-
-    /// Fetches the next piece, if any.
-    #[inline(always)]
-    pub fn fetch(&mut self) {
-        let mut left = self.piece;
-        while left > 0 && !self.tokens.is_empty() {
-            let end = self.columns.end.min(self.column + left);
-            prefetch(&self.source.values[self.tokens.start * self.source.dim..][self.column..end]);
-            left -= end - self.column;
-            self.column = end;
-            if end == self.columns.end {
-                self.column = self.columns.start;
-                self.tokens.start += 1;
-            }
-        }
     }
 }
