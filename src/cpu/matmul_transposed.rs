@@ -16,8 +16,8 @@ const TOKENS: usize = 512;
 /// Most columns of a task, and what they are a multiple of.
 const COLUMNS: usize = 512;
 const COLUMN_STEP: usize = 64;
-/// Rows that are added to all columns of a task before the next ones, so that their bytes stay in a cache.
-const DIRECT_ROWS: usize = 512;
+/// Most columns of a task of few tokens: their sums and some rows of their bytes share the L1 cache.
+const DIRECT_COLUMNS: usize = 1024;
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
 
@@ -48,7 +48,6 @@ pub fn matmul_transposed_on<D: Activation, X: Activation>(tier: Tier, dy: &[D], 
     let kernels = Backward::of(tier);
     if let Some(direct) = kernels.direct
         && tokens <= direct.tokens
-        && layout.group_size().is_multiple_of(direct.group_step)
     {
         return run_direct(tier, direct, dy, matrix, scale, dx);
     }
@@ -66,7 +65,7 @@ fn is_bf16(value: f32) -> bool {
 /// The product of few tokens, each sum in the order of its rows as in [`run`].
 fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
     let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    let column_block = in_dim.div_ceil(2 * threads::count()).next_multiple_of(direct.columns);
+    let column_block = in_dim.div_ceil(2 * threads::count()).min(DIRECT_COLUMNS).next_multiple_of(direct.columns);
     let work = dx.len() * out_dim;
     log::debug!("matmul_transposed: direct, blocks of {column_block} columns, {} threads", threads::count());
     let (mut gradients, tokens) = (vec![0.0; dy.len()], dy.len() / out_dim);
@@ -76,10 +75,7 @@ fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D
         let stride = task.columns.len().next_multiple_of(direct.columns);
         let [sums] = memory.slices([tokens * stride]);
         sums.fill(0.0);
-        for first in (0..out_dim).step_by(DIRECT_ROWS) {
-            let rows = first..out_dim.min(first + DIRECT_ROWS);
-            (direct.add_rows)(matrix, scale, &gradients, rows, task.columns.clone(), sums);
-        }
+        (direct.add_rows)(matrix, scale, &gradients, 0..out_dim, task.columns.clone(), sums);
         for (piece, sums) in task.pieces.into_iter().zip(sums.chunks_exact(stride)) {
             X::narrow(&sums[..piece.len()], piece);
         }

@@ -7,6 +7,7 @@ mod counts;
 mod dense;
 mod product;
 mod single;
+mod source;
 
 use half::bf16;
 

@@ -1,13 +1,14 @@
 //! Many tokens: the dense product on register tiles that end in signs.
 //!
-//! A task keeps the output gradients of its rows packed while it walks over the columns; for each block of columns it packs the
-//! inputs, makes the signs of all tiles, and counts.
+//! A task keeps the output gradients of its rows packed while it walks over the columns. For each block of columns it packs the
+//! inputs, which then stay in the L2 cache while panel after panel of rows passes over them, and counts the signs of each panel.
 
 use std::ops::Range;
 
 use super::counts::{Counter, whole_groups};
+use super::source::Source;
 use crate::cpu::isa::backward::{BIT_COLUMNS, Backward, Fill, Order, Product, STEP_STRIDE, SignBits, TritBits, Word};
-use crate::cpu::isa::{Loop, prefetch, vectorise};
+use crate::cpu::isa::{Loop, prefetch, prefetch_bytes, vectorise};
 use crate::cpu::scratch::{Operand, Scratch};
 use crate::cpu::threads;
 use crate::cpu::tiling::{Tile, balanced, tiles, wanted_tasks};
@@ -17,15 +18,13 @@ use crate::trits::{GroupLayout, TernaryMatrix};
 const STEPS: usize = 1024;
 /// Words of tokens of one chunk where there are more.
 const CHUNK: usize = 256;
-/// Most words of the packed inputs, and of the packed output gradients: 2 MiB each.
-const OPERAND_WORDS: usize = 1 << 19;
+/// Most words of the packed output gradients, 2 MiB, and of the packed inputs, half of the L2 caches that are common.
+const LEFT_WORDS: usize = 1 << 19;
+const RIGHT_WORDS: usize = 1 << 17;
 /// Fewest panels of output gradients that are worth packing inputs for.
 const PANELS: usize = 8;
 /// Words between panels beyond their length, so that panels spread over the sets of a cache.
 const PANEL_GAP: usize = 16;
-
-/// Words of tokens that are fetched ahead while one is packed.
-const AHEAD: usize = 4;
 
 /// How a problem is cut.
 struct Plan {
@@ -42,12 +41,12 @@ struct Plan {
 impl Plan {
     fn new<W>(product: &Product<W>, layout: GroupLayout, out_dim: usize, words: usize) -> Self {
         let chunk = if words <= STEPS { words } else { CHUNK };
-        let most = OPERAND_WORDS / (chunk * STEP_STRIDE);
+        let most = LEFT_WORDS / (chunk * STEP_STRIDE);
         let wanted = out_dim.div_ceil(wanted_tasks()).div_ceil(product.rows);
         let rows = wanted.max(PANELS).min(most) * product.rows;
         let tasks = out_dim.div_ceil(rows);
         let groups = if tasks >= wanted_tasks() { layout.groups() } else { layout.groups().div_ceil(wanted_tasks().div_ceil(tasks)) };
-        let columns = if chunk * BIT_COLUMNS <= OPERAND_WORDS { BIT_COLUMNS } else { BIT_COLUMNS / 2 };
+        let columns = (RIGHT_WORDS / chunk.next_power_of_two()).min(BIT_COLUMNS);
         Self { chunk, rows, groups, columns }
     }
 }
@@ -101,7 +100,9 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
         let right_stride = chunk * width + PANEL_GAP;
         let sums_len = if words > chunk { slices * rows.len() * width } else { 0 };
         let mut trits = vec![TritBits::default(); rows.len()];
-        let mut signs = vec![SignBits::default(); rows.len()];
+        let mut signs = [SignBits::default(); STEP_STRIDE];
+        // Divisions, which a loop over steps should not repeat.
+        let panels: Vec<_> = balanced(rows.len(), product.rows).collect();
         if !whole_groups(layout, plan.columns) {
             task.pieces.iter_mut().for_each(|scores| scores.fill(0.0));
         }
@@ -110,31 +111,41 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
         let [sums] = sums.slices([sums_len]);
         for first in columns.clone().step_by(plan.columns) {
             let block = first..columns.end.min(first + plan.columns);
+            let next = block.end..columns.end.min(block.end + plan.columns);
+            let counter = Counter::new(layout, plan.columns, block.clone());
             (kernels.trit_bits)(matrix, rows.clone(), block.clone(), &mut trits);
             for start in (0..words).step_by(chunk) {
                 let chunk = start..words.min(start + chunk);
                 let (resume, last) = (start > 0, chunk.end == words);
                 x.pack_right(chunk.clone(), &block, width, right, right_stride);
                 if words > plan.chunk || first == columns.start {
-                    dy.pack_left(chunk.clone(), &rows, product.rows, left, left_stride);
+                    dy.pack_left(chunk.clone(), &rows, &panels, left, left_stride);
                 }
-                for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
-                    let right = &right[..chunk.len() * width];
-                    for (panel, panel_rows) in balanced(rows.len(), product.rows).enumerate() {
-                        let (left, count) = (&left[panel * left_stride..], panel_rows.len());
-                        let at = (slice * rows.len() + panel_rows.start) * width;
+                for (panel, panel_rows) in panels.iter().cloned().enumerate() {
+                    let (left, count) = (&left[panel * left_stride..], panel_rows.len());
+                    if last {
+                        prefetch_bytes(matrix, &next, rows.start + panel_rows.start..rows.start + panel_rows.end);
+                    }
+                    for (slice, right) in right.chunks(right_stride).take(block.len().div_ceil(width)).enumerate() {
+                        let right = &right[..chunk.len() * width];
+                        let at = (panel_rows.start * slices + slice * count) * width;
+                        if resume {
+                            prefetch(sums.get(at + count * width..at + 2 * count * width).unwrap_or_default());
+                        }
                         if last {
                             let start = if resume { Some(&sums[at..][..count * width]) } else { None };
-                            (product.signs)(count, left, right, start, &mut signs[panel_rows], slice * width);
+                            (product.signs)(count, left, right, start, &mut signs[..count], slice * width);
                         } else {
                             (product.multiply)(count, left, Order::Steps, right, &mut sums[at..][..count * width], resume);
                         }
                     }
+                    if last {
+                        let rows = trits[panel_rows.clone()].iter().zip(&signs).zip(&mut task.pieces[panel_rows]);
+                        for ((trits, signs), scores) in rows {
+                            counter.count(trits, signs, scores, task.columns.start);
+                        }
+                    }
                 }
-            }
-            let counter = Counter::new(layout, plan.columns, block);
-            for ((trits, signs), scores) in trits.iter().zip(&signs).zip(&mut task.pieces) {
-                counter.count(trits, signs, scores, task.columns.start);
             }
         }
     }
@@ -143,72 +154,4 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
 /// The columns of some groups.
 fn columns_of(layout: GroupLayout, groups: &Range<usize>) -> Range<usize> {
     groups.start * layout.group_size()..layout.in_dim().min(groups.end.saturating_mul(layout.group_size()))
-}
-
-/// Activations `[tokens, dim]` that are packed into operands.
-#[derive(Clone, Copy)]
-struct Source<'a, A> {
-    values: &'a [A],
-    dim: usize,
-    tokens: usize,
-}
-
-impl<A> Source<'_, A> {
-    /// Copies some columns of some words of tokens into panels of `width` columns.
-    #[inline(always)]
-    fn pack_right<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, width: usize, right: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        match width {
-            32 => self.pack_panels::<W, 32>(words, columns, right, stride),
-            16 => self.pack_panels::<W, 16>(words, columns, right, stride),
-            8 => self.pack_panels::<W, 8>(words, columns, right, stride),
-            _ => unreachable!("tiles have 8, 16 or 32 columns"),
-        }
-    }
-
-    #[inline(always)]
-    fn pack_panels<W: Word, const WIDTH: usize>(&self, words: Range<usize>, columns: &Range<usize>, right: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        let mut line = vec![W::default(); columns.len().next_multiple_of(WIDTH)];
-        for (step, word) in words.enumerate() {
-            self.fill_line(word, columns, &mut line);
-            for (panel, words) in line.as_chunks::<WIDTH>().0.iter().enumerate() {
-                right[panel * stride + step * WIDTH..][..WIDTH].copy_from_slice(words);
-            }
-        }
-    }
-
-    /// Copies some columns of some words of tokens, rows of `dW`, into left operands of at most `most` of them.
-    #[inline(always)]
-    fn pack_left<W: Word>(&self, words: Range<usize>, columns: &Range<usize>, most: usize, left: &mut [W], stride: usize)
-    where
-        A: Fill<W>,
-    {
-        let mut line = vec![W::default(); columns.len() + STEP_STRIDE];
-        for (step, word) in words.enumerate() {
-            self.fill_line(word, columns, &mut line);
-            for (panel, range) in balanced(columns.len(), most).enumerate() {
-                let words = &line[range.start..][..STEP_STRIDE];
-                left[panel * stride + step * STEP_STRIDE..][..STEP_STRIDE].copy_from_slice(words);
-            }
-        }
-    }
-
-    /// Some columns of a word of tokens in one run, and those of a later one fetched.
-    #[inline(always)]
-    fn fill_line<W: Word>(&self, word: usize, columns: &Range<usize>, line: &mut [W])
-    where
-        A: Fill<W>,
-    {
-        let rows = |word: usize| {
-            [word * W::DEPTH, word * W::DEPTH + 1]
-                .map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][columns.clone()]))
-        };
-        rows(word + AHEAD)[..W::DEPTH].iter().flatten().for_each(|row| prefetch(row));
-        A::fill_across(rows(word), &mut line[..columns.len()]);
-    }
 }

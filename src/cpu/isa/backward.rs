@@ -147,8 +147,6 @@ pub struct Direct {
     pub tokens: usize,
     /// What the columns of the sums of a token are padded to a multiple of.
     pub columns: usize,
-    /// What the group size must be a multiple of.
-    pub group_step: usize,
     /// `add_rows(matrix, scale, dy, rows, columns, sums)`: adds to `sums [tokens][columns]` what `rows` give, row after row, with
     /// `dy [tokens][out]` and `scale [out][groups]` of all rows.
     pub add_rows: fn(TernaryMatrix<'_>, &[f32], &[f32], Range<usize>, Range<usize>, &mut [f32]),

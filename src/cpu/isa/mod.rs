@@ -11,12 +11,14 @@ mod portable;
 mod prefetch;
 mod strided;
 mod vectorise;
+mod words;
 
 use std::sync::OnceLock;
 
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_bytes, prefetch_scales};
 pub use strided::copy_column;
 pub use vectorise::{Loop, vectorise};
+pub use words::Plain;
 
 /// A set of instructions that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,9 @@
 //! Fetching ahead what the prefetchers of the processor do not see coming: short runs, far apart.
 
+use std::ops::Range;
+
+use crate::trits::{GroupLayout, TernaryMatrix};
+
 /// Asks for the cache lines of `values`.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
@@ -7,11 +11,43 @@ pub fn prefetch<T>(values: &[T]) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         const LINE: usize = 64;
-        for offset in (0..size_of_val(values)).step_by(LINE) {
+        let first = values.as_ptr().cast::<i8>();
+        // From the start of the first line on: a run that is no multiple of lines long may touch one line more.
+        for offset in (0..first as usize % LINE + size_of_val(values)).step_by(LINE) {
             // SAFETY: a prefetch has no effect but on caches.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(offset)) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(offset)) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;
+}
+
+/// The groups that some columns meet.
+fn groups_of(layout: GroupLayout, columns: &Range<usize>) -> Range<usize> {
+    columns.start / layout.group_size()..(columns.end - 1) / layout.group_size() + 1
+}
+
+/// Asks for the bytes of some columns in some rows, as far as the matrix has them.
+#[inline(always)]
+pub fn prefetch_bytes(matrix: TernaryMatrix<'_>, columns: &Range<usize>, rows: Range<usize>) {
+    if columns.is_empty() {
+        return;
+    }
+    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
+    let bytes = groups.start * layout.group_bytes()..groups.end * layout.group_bytes();
+    for row in rows.start..rows.end.min(matrix.out_dim()) {
+        prefetch(&matrix.row(row)[bytes.clone()]);
+    }
+}
+
+/// Asks for the scales of some columns in some rows, as far as the matrix has them.
+#[inline(always)]
+pub fn prefetch_scales(matrix: TernaryMatrix<'_>, scale: &[f32], columns: &Range<usize>, rows: Range<usize>) {
+    if columns.is_empty() {
+        return;
+    }
+    let (layout, groups) = (matrix.layout(), groups_of(matrix.layout(), columns));
+    for row in rows.start..rows.end.min(matrix.out_dim()) {
+        prefetch(&scale[row * layout.groups()..][groups.clone()]);
+    }
 }

@@ -37,8 +37,8 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     }
     let out_dim = matrix.out_dim();
     let tokens = y.len() / out_dim;
-    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim);
     let chunks = chunks(matrix.layout(), kernels.chunk_terms);
+    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim, chunks[0].slots);
     let work = x.len() * out_dim;
     log::debug!("matmul: {}, blocks of {token_block} tokens by {row_block} rows, {} threads", kernels.name, threads::count());
     let product = Product { kernels, x, matrix, scale, chunks: &chunks };
@@ -46,8 +46,9 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     threads::for_each(tasks.into_iter(), work, |task| vectorise(tier, Task { product: &product, task }));
 }
 
-/// Tokens and rows of a task.
-fn blocks<const LANES: usize>(tokens: usize, out_dim: usize) -> (usize, usize) {
+/// Tokens and rows of a task. Where chunks have several groups, half of the memory of the sums is left to their scales.
+fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize) -> (usize, usize) {
+    let sums = if slots == 1 { SUMS } else { SUMS / 2 };
     let threads = threads::count();
     // The sums of one register's tokens take a quarter of the L2 cache.
     let most_rows = cache::sizes().l2 / 4 / (size_of::<f32>() * LANES);
@@ -55,7 +56,7 @@ fn blocks<const LANES: usize>(tokens: usize, out_dim: usize) -> (usize, usize) {
     let row_parts = out_dim.div_ceil(most_rows).next_multiple_of(cuts);
     let rows = out_dim.div_ceil(row_parts).next_multiple_of(LANES);
     let cuts = if row_parts == 1 { threads } else { 1 };
-    let most_tokens = (SUMS / rows).min(tokens.div_ceil(cuts)).next_multiple_of(LANES);
+    let most_tokens = (sums / rows).min(tokens.div_ceil(cuts)).next_multiple_of(LANES);
     let tokens = tokens.div_ceil(tokens.div_ceil(most_tokens)).next_multiple_of(LANES);
     (tokens, rows)
 }

@@ -8,6 +8,7 @@ mod pieces;
 mod product;
 mod signs;
 mod transpose;
+mod weights;
 mod window;
 
 use super::Tier;

@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::weights::{BLOCK, windows as windows_of};
 use super::window::{ROWS, Tables, WIDTH, Window, load};
 use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
+use crate::cpu::isa::prefetch_bytes;
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
 /// `[places of trit 1, places of trit -1]` of every byte, as five bits each; bytes above 242 read modulo 243.
@@ -33,35 +35,39 @@ pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<u
     unsafe { trit_bits_by_64(matrix, rows, columns, bits) }
 }
 
+/// A window of columns: for each lane the bit of its place in the byte, none where the columns have ended.
+struct Places {
+    window: Window,
+    select: [u8; WIDTH],
+    places: [u8; WIDTH],
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn trit_bits_by_64(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
-    let (tables, row_bytes, bytes) = (Tables::of(&SIGNS), matrix.layout().row_bytes(), matrix.bytes());
-    let windows = columns.len().div_ceil(WIDTH);
-    let windows_of_row: [Option<_>; BIT_COLUMNS / WIDTH] = std::array::from_fn(|index| {
-        let first = columns.start + index * WIDTH;
-        if first >= columns.end {
-            return None;
-        }
-        let window = Window::new(matrix.layout(), first, |lane| lane);
-        let (select, places) = (window.bytes(), window.places());
-        Some((window, select, places, u64::MAX >> (WIDTH - (columns.end - first).min(WIDTH))))
-    });
-    for (row, bits) in rows.clone().step_by(ROWS).zip(bits.chunks_mut(ROWS)) {
-        for (index, (window, select, places, there)) in windows_of_row.iter().flatten().enumerate() {
+    let (tables, layout) = (Tables::of(&SIGNS), matrix.layout());
+    let mut windows = Vec::with_capacity(BIT_COLUMNS / WIDTH);
+    for (window, first) in windows_of(layout, &columns, |lane| lane).into_iter().zip(columns.clone().step_by(WIDTH)) {
+        let (select, mut places) = (window.bytes(), window.places());
+        places[(columns.end - first).min(WIDTH)..].fill(0);
+        windows.push(Places { window, select, places });
+    }
+    for (start, bits) in rows.clone().step_by(BLOCK).zip(bits.chunks_mut(BLOCK)) {
+        prefetch_bytes(matrix, &columns, start + BLOCK..rows.end.min(start + 2 * BLOCK));
+        for (index, Places { window, select, places }) in windows.iter().enumerate() {
             let (select, places) = (window.select_rows(load(select)), load(places));
-            let looked_up = tables.look_up_rows(window, bytes, row_bytes, row);
-            for (bits, (signs, select)) in bits.iter_mut().zip(looked_up.into_iter().zip(select)) {
-                for (words, signs) in [&mut bits.plus, &mut bits.minus].into_iter().zip(signs) {
-                    let mask = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(select, signs), places) & there;
-                    words.as_chunks_mut::<2>().0[index] = [mask as u32, (mask >> 32) as u32];
+            for (row, bits) in (start..).step_by(ROWS).zip(bits.chunks_mut(ROWS)) {
+                let looked_up = tables.look_up_rows(window, matrix.bytes(), layout.row_bytes(), row);
+                for ((bits, [plus, minus]), select) in bits.iter_mut().zip(looked_up).zip(select) {
+                    let plus = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(select, plus), places);
+                    let minus = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(select, minus), places);
+                    bits.plus.as_chunks_mut::<2>().0[index] = [plus as u32, (plus >> 32) as u32];
+                    bits.minus.as_chunks_mut::<2>().0[index] = [minus as u32, (minus >> 32) as u32];
                 }
             }
         }
-    }
-    if windows < windows_of_row.len() {
         for bits in bits {
-            bits.plus[2 * windows..].fill(0);
-            bits.minus[2 * windows..].fill(0);
+            bits.plus[2 * windows.len()..].fill(0);
+            bits.minus[2 * windows.len()..].fill(0);
         }
     }
 }

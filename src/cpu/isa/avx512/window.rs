@@ -35,6 +35,7 @@ static DIGITS: [[u8; 256]; 2] = {
 };
 
 /// Where the digits of 64 columns of every row lie.
+#[derive(Clone)]
 pub struct Window {
     /// The first byte of a row that they need.
     first_byte: usize,
@@ -83,8 +84,13 @@ impl Window {
         window
     }
 
+    /// The same lanes of columns that lie so many bytes later in every row.
+    pub fn moved(&self, bytes: usize) -> Self {
+        Self { first_byte: self.first_byte + bytes, ..self.clone() }
+    }
+
     /// Whether four rows share one look-up.
-    fn is_narrow(&self) -> bool {
+    pub fn is_narrow(&self) -> bool {
         self.span <= 16
     }
 
@@ -93,14 +99,37 @@ impl Window {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn select_rows(&self, select: __m512i) -> [__m512i; ROWS] {
         let quarter = if self.is_narrow() { 16 } else { 0 };
-        [0, 1, 2, 3].map(|row| _mm512_add_epi8(select, _mm512_set1_epi8(quarter * row)))
+        let mut rows = [select; ROWS];
+        for row in 1..ROWS {
+            rows[row] = _mm512_add_epi8(rows[row - 1], _mm512_set1_epi8(quarter));
+        }
+        rows
     }
 
     /// What [`Tables::fields`] needs of the window, in registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn lanes(&self) -> Lanes {
-        Lanes { select: self.select_rows(load(&self.select)), shift: load(&self.shift) }
+        let shift = load(&self.shift);
+        Lanes { select: self.select_rows(load(&self.select)), shift: [shift; 2] }
+    }
+
+    /// As [`Window::lanes`] for a narrow window, with the digits of odd rows two bits higher.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn staggered_lanes(&self) -> Lanes {
+        let shift = load(&self.shift);
+        Lanes { select: self.select_rows(load(&self.select)), shift: [shift, _mm512_sub_epi8(shift, _mm512_set1_epi8(2))] }
+    }
+
+    /// As [`Window::lanes`] for a narrow window whose lanes come from two rows, with the digits one bit higher: `odd` are 16 for
+    /// the lanes of the second row and 0 elsewhere.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn paired_lanes(&self, odd: __m512i) -> PairedLanes {
+        let first = _mm512_add_epi8(load(&self.select), odd);
+        let shift = _mm512_sub_epi8(load(&self.shift), _mm512_set1_epi8(1));
+        PairedLanes { select: [first, _mm512_add_epi8(first, _mm512_set1_epi8(32))], shift }
     }
 
     /// For each lane its byte, counted from the first one.
@@ -119,9 +148,15 @@ impl Window {
     }
 }
 
-/// For each lane of a window which byte it takes in each of four rows, and where in it.
+/// For each lane of a window which byte it takes in each of four rows, and where in it in even and in odd ones.
 pub struct Lanes {
     select: [__m512i; ROWS],
+    shift: [__m512i; 2],
+}
+
+/// For each lane of a window which byte it takes in the first and in the second two of four rows, and where in it.
+pub struct PairedLanes {
+    select: [__m512i; ROWS / 2],
     shift: __m512i,
 }
 
@@ -146,20 +181,6 @@ pub fn look_up(table: &[__m512i; 4], bytes: __m512i) -> __m512i {
     _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high)
 }
 
-/// The `N` bytes from `at`, with anything past the end.
-#[inline(always)]
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let bytes = bytes.get(at..).unwrap_or_default();
-    match bytes.first_chunk() {
-        Some(chunk) => *chunk,
-        None => {
-            let mut chunk = [0; N];
-            chunk[..bytes.len()].copy_from_slice(bytes);
-            chunk
-        }
-    }
-}
-
 impl Tables {
     /// Loads the tables of digits.
     #[inline]
@@ -172,10 +193,13 @@ impl Tables {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn of(tables: &'static [[u8; 256]; 2]) -> Self {
-        Self(tables.each_ref().map(|table| {
-            let parts = table.as_chunks::<64>().0;
-            [load(&parts[0]), load(&parts[1]), load(&parts[2]), load(&parts[3])]
-        }))
+        let mut registers = [[_mm512_setzero_si512(); 4]; 2];
+        for (registers, table) in registers.iter_mut().zip(tables) {
+            for (register, part) in registers.iter_mut().zip(table.as_chunks::<64>().0) {
+                *register = load(part);
+            }
+        }
+        Self(registers)
     }
 
     /// Calls `body(row, digits)` for every four rows of `rows`: the digits (0, 1, 2) of a window in the rows from `row` on, of
@@ -202,19 +226,41 @@ impl Tables {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn fields(&self, window: &Window, lanes: &Lanes, bytes: &[u8], row_bytes: usize, row: usize) -> [__m512i; ROWS] {
-        let looked_up = self.look_up_rows(window, bytes, row_bytes, row);
-        std::array::from_fn(|index| {
-            let [fields, fifth] = looked_up[index];
-            let bytes = _mm512_permutex2var_epi8(fields, lanes.select[index], fifth);
-            _mm512_multishift_epi64_epi8(lanes.shift, bytes)
-        })
+        if window.is_narrow() {
+            let looked_up = self.look_up(sixteen_of_four(bytes, row * row_bytes + window.first_byte, row_bytes));
+            spread([looked_up; ROWS], lanes)
+        } else {
+            spread(self.look_up_wide(bytes, row * row_bytes + window.first_byte, row_bytes), lanes)
+        }
+    }
+
+    /// For two windows of two rows each, bytes whose bits 1 and 2 are digits and whose other bits are anything, in four rows from
+    /// `row` on: `[rows][window]`. Both windows must be narrow and begin with the same byte.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn paired_fields(
+        &self,
+        window: &Window,
+        lanes: &[PairedLanes; 2],
+        bytes: &[u8],
+        row_bytes: usize,
+        row: usize,
+    ) -> [[__m512i; 2]; ROWS / 2] {
+        let [fields, fifth] = self.look_up(sixteen_of_four(bytes, row * row_bytes + window.first_byte, row_bytes));
+        let mut paired = [[_mm512_setzero_si512(); 2]; ROWS / 2];
+        for (pair, paired) in paired.iter_mut().enumerate() {
+            for (to, lanes) in paired.iter_mut().zip(lanes) {
+                *to = _mm512_multishift_epi64_epi8(lanes.shift, _mm512_permutex2var_epi8(fields, lanes.select[pair], fifth));
+            }
+        }
+        paired
     }
 
     /// What 64 bytes are in both tables.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn look_up(&self, bytes: __m512i) -> [__m512i; 2] {
-        self.0.each_ref().map(|table| look_up(table, bytes))
+        [look_up(&self.0[0], bytes), look_up(&self.0[1], bytes)]
     }
 
     /// What the bytes of a window are in both tables, for four rows from `row` on, of `row_bytes` bytes each; where in them
@@ -224,33 +270,85 @@ impl Tables {
     pub fn look_up_rows(&self, window: &Window, bytes: &[u8], row_bytes: usize, row: usize) -> [[__m512i; 2]; ROWS] {
         let first = row * row_bytes + window.first_byte;
         if window.is_narrow() {
-            let packed = sixteen_of_four(bytes, first, row_bytes);
-            [self.look_up(packed); ROWS]
+            [self.look_up(sixteen_of_four(bytes, first, row_bytes)); ROWS]
         } else {
-            [0, 1, 2, 3].map(|index| self.look_up(load(&bytes_at::<64>(bytes, first + index * row_bytes))))
+            self.look_up_wide(bytes, first, row_bytes)
         }
+    }
+
+    /// What the 64 bytes from `first` on of each of four rows are in both tables.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    fn look_up_wide(&self, bytes: &[u8], first: usize, row_bytes: usize) -> [[__m512i; 2]; ROWS] {
+        let mut looked_up = [[_mm512_setzero_si512(); 2]; ROWS];
+        for (row, looked_up) in looked_up.iter_mut().enumerate() {
+            *looked_up = self.look_up(sixty_four(bytes, first + row * row_bytes));
+        }
+        looked_up
     }
 }
 
-/// 16 bytes from `first` of each of four rows, with anything past the end.
+/// The digits of four rows in their lanes, from what [`Tables::look_up_rows`] found.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn spread(looked_up: [[__m512i; 2]; ROWS], lanes: &Lanes) -> [__m512i; ROWS] {
+    let mut digits = [_mm512_setzero_si512(); ROWS];
+    for (row, (digits, [fields, fifth])) in digits.iter_mut().zip(looked_up).enumerate() {
+        let bytes = _mm512_permutex2var_epi8(fields, lanes.select[row], fifth);
+        *digits = _mm512_multishift_epi64_epi8(lanes.shift[row % 2], bytes);
+    }
+    digits
+}
+
+/// How many of the bytes from `first` on are there.
+#[inline(always)]
+fn bytes_from(bytes: &[u8], first: usize) -> u32 {
+    bytes.len().saturating_sub(first).min(64) as u32
+}
+
+/// 64 bytes from `first` on, with zeros past the end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn sixty_four(bytes: &[u8], first: usize) -> __m512i {
+    let there = u64::MAX.checked_shr(64 - bytes_from(bytes, first)).unwrap_or(0);
+    // SAFETY: the mask ends with the bytes.
+    unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().wrapping_add(first).cast()) }
+}
+
+/// 16 bytes from `first` on, with zeros past the end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+fn sixteen(bytes: &[u8], first: usize) -> __m128i {
+    let there = ((1u32 << bytes_from(bytes, first).min(16)) - 1) as u16;
+    // SAFETY: as above.
+    unsafe { _mm_maskz_loadu_epi8(there, bytes.as_ptr().wrapping_add(first).cast()) }
+}
+
+/// 16 bytes from `first` of each of four rows, with zeros past the end.
+///
+/// No way through it calls a function: a caller would have to put all of its registers down around the call.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn sixteen_of_four(bytes: &[u8], first: usize, row_bytes: usize) -> __m512i {
-    let join = |quarters: [__m128i; ROWS]| {
-        let packed = _mm512_castsi128_si512(quarters[0]);
-        let packed = _mm512_inserti32x4::<1>(packed, quarters[1]);
-        let packed = _mm512_inserti32x4::<2>(packed, quarters[2]);
-        _mm512_inserti32x4::<3>(packed, quarters[3])
-    };
-    if first + 3 * row_bytes + 16 <= bytes.len() {
-        let at = bytes.as_ptr();
+    let at = bytes.as_ptr().wrapping_add(first);
+    let [a, b, c, d] = if first + 3 * row_bytes + 16 <= bytes.len() {
         // SAFETY: the last of these loads ends inside `bytes`.
-        join([0, 1, 2, 3].map(|index| unsafe { _mm_loadu_si128(at.add(first + index * row_bytes).cast()) }))
+        unsafe {
+            [
+                _mm_loadu_si128(at.cast()),
+                _mm_loadu_si128(at.add(row_bytes).cast()),
+                _mm_loadu_si128(at.add(2 * row_bytes).cast()),
+                _mm_loadu_si128(at.add(3 * row_bytes).cast()),
+            ]
+        }
     } else {
-        join([0, 1, 2, 3].map(|index| {
-            let quarter = bytes_at::<16>(bytes, first + index * row_bytes);
-            // SAFETY: the array has 16 bytes.
-            unsafe { _mm_loadu_si128(quarter.as_ptr().cast()) }
-        }))
-    }
+        [
+            sixteen(bytes, first),
+            sixteen(bytes, first + row_bytes),
+            sixteen(bytes, first + 2 * row_bytes),
+            sixteen(bytes, first + 3 * row_bytes),
+        ]
+    };
+    let packed = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(packed, c), d)
 }
