@@ -430,7 +430,7 @@ fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], 
         }
     }
     if copies(x.dtype) {
-        plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS });
+        plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS && splits == 1 });
     }
     Ok(plan)
 }

@@ -119,7 +119,7 @@ fn scores_agree<X: Number>() {
             under_every_schedule(work(shape), |options| {
                 let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
                 let votes = Buffer::result(machine, f32::DTYPE, &[]);
-                let (plan, _) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
+                let (plan, _scratch) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
                 machine.run(&plan.hopper.expect("scores of 16-bit numbers have an alternative").launches, options);
                 assert_eq!(votes.values::<f32>(), [1.0]);
                 for (index, (&found, (wanted, undecided))) in score.values::<f32>().iter().zip(&wanted).enumerate() {

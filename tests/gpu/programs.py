@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ternax as tx
+from ternax import _choice
 
 WIDTHS, TOKENS, STEPS = (512, 1024, 512), 256, 20
 REPLAYS = 5
@@ -94,9 +95,10 @@ def many(platform: str) -> int:
         for dtype, scales in ((jnp.bfloat16, jnp.bfloat16), (jnp.float16, jnp.float32)):
             x, dy = dyadic(random, tokens, in_dim), dyadic(random, tokens, out)
             operands = (packed, jnp.asarray(scale, scales))
-            y = tx.ops.matmul(jnp.asarray(x, dtype), *operands, group_size=group, dtype=jnp.float32)
-            dx = tx.ops.matmul_transposed(jnp.asarray(dy, dtype), *operands, in_dim=in_dim, group_size=group, dtype=jnp.float32)
-            score, _ = tx.ops.correlate(jnp.asarray(x, dtype), jnp.asarray(dy, dtype), packed, group_size=group)
+            with _choice.forced("fused"):
+                y = tx.ops.matmul(jnp.asarray(x, dtype), *operands, group_size=group, dtype=jnp.float32)
+                dx = tx.ops.matmul_transposed(jnp.asarray(dy, dtype), *operands, in_dim=in_dim, group_size=group, dtype=jnp.float32)
+                score, _ = tx.ops.correlate(jnp.asarray(x, dtype), jnp.asarray(dy, dtype), packed, group_size=group)
             agreement = np.sign(dy.astype(np.float64).T @ x) * trits
             wanted = np.add.reduceat(agreement, np.arange(groups) * group, axis=1)
             for name, found, exact in (("y", y, x @ weight.T), ("dx", dx, dy @ weight), ("score", score, wanted)):
