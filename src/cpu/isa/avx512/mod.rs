@@ -1,5 +1,6 @@
 //! AVX-512 with BW, DQ, VL, VBMI and VPOPCNTDQ.
 
+mod byte_sums;
 pub(super) mod decode;
 mod direct;
 pub(super) mod lookup;
