@@ -195,27 +195,42 @@ fn bytes_that_are_no_packed_trits_stay_harmless() {
     }
 }
 
-/// Activations from 2^-20 to 2^20 in every group, or as large as they get with all trits 1, so that the sums of a group are the largest.
-fn spread(shape: Shape, largest: bool) -> Problem<f32> {
+/// What is hardest for sums in fixed point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Extreme {
+    /// Activations from 2^-20 to 2^20 in every group.
+    Spread,
+    /// The same under few trits that are not 0, so that errors have nothing to hide behind.
+    Sparse,
+    /// Activations as large as they get, all trits 1: the largest sums.
+    Largest,
+}
+
+fn extreme(shape: Shape, extreme: Extreme) -> Problem<f32> {
     let mut problem = Problem::<f32>::new(shape, Values::Uniform);
     for (index, x) in problem.x.iter_mut().enumerate() {
-        *x = if largest { f32::from_bits(0x3FFF_FFFF) } else { *x * 2f32.powi((index * 37 % 41) as i32 - 20) };
+        *x = if extreme == Extreme::Largest { f32::from_bits(0x3FFF_FFFF) } else { *x * 2f32.powi((index * 37 % 41) as i32 - 20) };
     }
-    if largest {
-        problem.trits.fill(1);
-        let layout = problem.layout;
-        for (row, bytes) in problem.trits.chunks_exact(shape.in_dim).zip(problem.packed.chunks_exact_mut(layout.row_bytes())) {
-            ternax::trits::pack_row(row, layout, bytes);
+    for (index, trit) in problem.trits.iter_mut().enumerate() {
+        match extreme {
+            Extreme::Spread => {}
+            Extreme::Sparse => *trit *= i8::from(index % 29 == 0),
+            Extreme::Largest => *trit = 1,
         }
+    }
+    let layout = problem.layout;
+    for (row, bytes) in problem.trits.chunks_exact(shape.in_dim).zip(problem.packed.chunks_exact_mut(layout.row_bytes())) {
+        ternax::trits::pack_row(row, layout, bytes);
     }
     problem
 }
 
 #[test]
 fn bit_planes_err_by_a_part_in_2_to_the_26_of_the_largest_activation_of_each_group() {
-    for (tokens, largest) in [(1, false), (2, false), (1, true), (2, true)] {
+    let cases = [Extreme::Spread, Extreme::Sparse, Extreme::Largest].into_iter().flat_map(|kind| [(1, kind), (2, kind)]);
+    for (tokens, kind) in cases {
         let shape = Shape { tokens, in_dim: 300, out_dim: 40, group_size: 32 };
-        let problem = spread(shape, largest);
+        let problem = extreme(shape, kind);
         let groups = problem.layout.groups();
         let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
         for (at, (found, wanted)) in found.iter().zip(problem.matmul()).enumerate() {
@@ -230,7 +245,7 @@ fn bit_planes_err_by_a_part_in_2_to_the_26_of_the_largest_activation_of_each_gro
                 .sum();
             // A sum of groups, each rounded to float32 and multiplied by its scale.
             let allowed = fixed_point + (groups as f64 + 2.0) * 2f64.powi(-24) * (wanted.size + fixed_point);
-            assert!((f64::from(*found) - wanted.value).abs() <= allowed, "{tokens} tokens, {largest}, {at}: {found}, {wanted:?}");
+            assert!((f64::from(*found) - wanted.value).abs() <= allowed, "{tokens} tokens, {kind:?}, {at}: {found}, {wanted:?}");
         }
     }
 }
