@@ -1,5 +1,7 @@
 //! Few tokens of `dx`: weights go from packed bytes into registers, are multiplied there, and never lie in memory.
 
+#![allow(clippy::needless_range_loop, reason = "sums stay in registers only where no loop over them can end early")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -33,8 +35,6 @@ fn add_rows(matrix: TernaryMatrix<'_>, scale: &[f32], dy: &[f32], rows: Range<us
     }
 }
 
-/// Loops below count to constants: sums stay in registers only where no loop over them can end early.
-///
 /// # Safety
 /// The rows are rows of the matrix, of `dy` and of the scales; `sums` hold whole windows of columns for each token.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]

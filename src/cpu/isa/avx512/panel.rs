@@ -51,6 +51,7 @@ pub fn weights_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>,
     unsafe { unpack_f32(matrix, scale, rows, columns, panels, stride) }
 }
 
+#[allow(clippy::needless_range_loop, reason = "a loop that can end early puts its registers into memory")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn unpack_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, columns: Range<usize>, panels: &mut [f32], stride: usize) {
     let (tables, layout) = (Tables::new(), matrix.layout());
@@ -158,6 +159,7 @@ fn pair_scales(scale: &[f32], all_groups: usize, groups: &Range<usize>, rows: Ra
 
 /// As [`unpack_bf16`] where both halves of a window lie in one group each: digits of two rows side by side look up both words in
 /// one table of the two scales.
+#[allow(clippy::needless_range_loop, reason = "a loop that can end early puts its registers into memory")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
 fn unpack_bf16_in_pairs(
     matrix: TernaryMatrix<'_>,

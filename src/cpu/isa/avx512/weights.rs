@@ -41,7 +41,7 @@ pub enum Groups {
     /// Each register lies in one group.
     Parts([usize; PARTS]),
     /// Registers lie in several groups.
-    Lanes(LaneGroups),
+    Lanes(Box<LaneGroups>),
 }
 
 /// The group of a column of the window from `first` on; columns past the row's end count as its last one.
@@ -58,10 +58,10 @@ impl Groups {
         } else if one(LANES) {
             Groups::Parts(std::array::from_fn(|part| group(part * LANES)))
         } else {
-            Groups::Lanes(std::array::from_fn(|part| {
+            Groups::Lanes(Box::new(std::array::from_fn(|part| {
                 let start = group(part * LANES);
                 (start, std::array::from_fn(|lane| (group(part * LANES + lane) - start) as i32))
-            }))
+            })))
         }
     }
 }
