@@ -128,15 +128,3 @@ def test_members_and_data_are_split_together():
     run = jax.jit(jax.vmap(step, (0, None, None)))
     assert {c.devices for c in collectives(run.lower(*placed).compile().as_text())} == {2}
     assert np.array_equal(run(*placed).corr_int64(), jax.vmap(step, (0, None, None))(ws, x, dy).corr_int64())
-
-
-def test_layers_of_different_group_size_cannot_be_stacked():
-    """Stacked leaf by leaf, the one would be read with the other's groups."""
-    wide, narrow = (tx.from_trits(np.ones((4, 64)), group_size=size) for size in (32, 16))
-    named = r"\(64, 32, 4\.0\)[\s\S]*\(64, 16, 4\.0\)"  # in_dim, group_size and gain
-    with pytest.raises(ValueError, match=named):
-        jax.tree.map(lambda *a: jnp.stack(a), wide, narrow)
-    with pytest.raises(TypeError, match=named):
-        jax.lax.scan(lambda w, _: (narrow, None), wide, length=2)
-    with pytest.raises(TypeError, match=named):
-        jax.lax.cond(jnp.bool_(True), lambda: wide, lambda: narrow)
