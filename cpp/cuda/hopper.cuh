@@ -1,5 +1,6 @@
-// Instructions of sm_90a alone: barriers in shared memory that count arrivals, the fence between the proxies, registers
-// and products of a warpgroup; once for the device and once for the emulation of the tests, side by side.
+// Instructions of sm_90a alone: barriers in shared memory that count arrivals, the fence between the proxies, bulk
+// copies, registers and products of a warpgroup; once for the device and once for the emulation of the tests, side by
+// side.
 #pragma once
 #include "ptx.cuh"
 
@@ -11,7 +12,7 @@
 inline void StartBarrier(Shared<uint64_t> barrier, int arrivals) { emulation::StartBarrier(barrier.at, arrivals); }
 inline void Arrive(Shared<uint64_t> barrier) { emulation::Arrive(barrier.at); }
 inline void WaitForPhase(Shared<uint64_t> barrier, uint32_t parity) { emulation::WaitForPhase(barrier.at, parity); }
-// What this thread stored to shared memory before is seen by tensor cores that read it after.
+// What this thread stored to shared memory before is seen by tensor cores and bulk copies that use it after.
 inline void FenceProxies() { emulation::FenceProxies(); }
 // Registers of a warpgroup's threads from here on: what one gives up another takes, and waits for.
 template <int kCount>
@@ -53,6 +54,41 @@ DEVICE void TakeRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 #endif
+
+// ------------------------------------------------------------------------------------------------------ bulk copies
+// A tensor map is a parameter of the kernel, encoded by the driver: a tensor of columns, rows and planes, and a box of
+// it. CopyBox, called by one thread, brings the box at (column, row, plane) to shared memory, line by line and
+// swizzled, with zeros for what lies outside the tensor. Its bytes, those zeros among them, end a phase of the barrier
+// together with the arrivals, once ExpectBytes has announced them.
+#ifdef TERNAX_EMULATION
+#include "emulation/bulk.h"
+using TensorMap = emulation::TensorMap;
+inline void ExpectBytes(Shared<uint64_t> barrier, uint32_t bytes) { emulation::ExpectBytes(barrier.at, bytes); }
+inline void CopyBox(Shared<uint8_t> to, const TensorMap* map, int column, int row, int plane,
+                    Shared<uint64_t> barrier) {
+  emulation::StartBoxCopy(to.at, *map, {column, row, plane}, barrier.at);
+}
+#else
+struct alignas(128) TensorMap {
+  unsigned char opaque[128];
+};
+DEVICE void ExpectBytes(Shared<uint64_t> barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
+}
+DEVICE void CopyBox(Shared<uint8_t> to, const TensorMap* map, int column, int row, int plane,
+                    Shared<uint64_t> barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
+          "r"(SharedAddress(to)),
+      "l"(map), "r"(column), "r"(row), "r"(plane), "r"(SharedAddress(barrier))
+      : "memory");
+}
+#endif
+// The parameter: as many as the kernel with the most uses.
+struct TensorMaps {
+  TensorMap of[2];
+};
 
 // ------------------------------------------------------------------------------------------- products of a warpgroup
 // d[64 x 128] += a[64 x 16] b[16 x 128] by four warps together, both operands in shared memory and named by

@@ -6,14 +6,30 @@
 #include "correlate.cuh"
 #include "hopper_tile.cuh"
 
-template <typename X>
+template <typename X, bool kBulk = false>
 struct HopperCorrelate {
   static constexpr int kThreads = hopper::kThreads, kShared = hopper::kShared;
   static constexpr int kSignPitch = hopper::kColumns + 4;
   static_assert(hopper::kRows * kSignPitch <= hopper::kBarriers, "the signs take the place of the stages");
   using Multiplying = hopper::Multiplying<Operand<X>::kHalf, true, true>;
 
-  static DEVICE void Fill(const Call& call, hopper::Filling& filling, int64_t member, int out0, int input0, int width) {
+  using Filling = hopper::Filling<kBulk>;
+
+  // By the first warp alone.
+  static DEVICE void FillBoxes(const Call& call, const TensorMap* maps, Filling& filling, int64_t member, int out0,
+                               int input0) {
+    const hopper::BoxCopier<hopper::kRows, hopper::kSteps> rows(maps, call, 1, member);
+    const hopper::BoxCopier<hopper::kColumns, hopper::kSteps> inputs(maps + 1, call, 0, member);
+    for (int token = 0; token < call.tokens; token += hopper::kSteps) {
+      filling.Open();
+      const Shared<uint64_t> full = hopper::Full(filling.turn.stage);
+      rows.Copy(token, out0, filling.turn.At(), full);
+      inputs.Copy(token, input0, filling.turn.At() + hopper::kRight, full);
+      filling.Close();
+    }
+  }
+
+  static DEVICE void Fill(const Call& call, Filling& filling, int64_t member, int out0, int input0, int width) {
     const hopper::LineCopier<X, hopper::kRows, hopper::kSteps> rows{call.Operand<X>(1, member), call.out_dim};
     const hopper::LineCopier<X, hopper::kColumns, hopper::kSteps> inputs{call.Operand<X>(0, member), call.in_dim};
     for (int token = 0; token < call.tokens; token += hopper::kSteps) {
@@ -69,20 +85,25 @@ struct HopperCorrelate {
       const Shared<int8_t> signs = SharedAt<int8_t>(uint32_t(row * kSignPitch + at * group));
       Store(to, before + float(Agreement(bytes, signs, first, count)));
     }
-    SyncBlock();  // before the next piece
+    if constexpr (kBulk) FenceProxies();  // the next copies overwrite the signs
+    SyncBlock();                          // before the next piece
   }
 
   // grid (ceil(out / 256), pieces of columns, members)
-  static DEVICE void Run(const Call& call) {
+  static DEVICE void Run(const Call& call, [[maybe_unused]] const TensorMap* maps = nullptr) {
     const Columns columns(call);
     const int64_t member = blockIdx.z;
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) Store(call.Result<float>(1, member), 1.0f);
-    hopper::StartRing();
+    hopper::StartRing(kBulk ? 1 : hopper::kFillers / 32);
     if (int(threadIdx.x) < hopper::kFillers) {
       GiveUpRegisters<hopper::kFillersRegisters>();
-      hopper::Filling filling;
+      Filling filling;
       for (int first = 0; first < columns.layout.Group(); first += hopper::kColumns) {
-        Fill(call, filling, member, columns.out0, columns.Input(first), columns.Width(first));
+        if constexpr (!kBulk) {
+          Fill(call, filling, member, columns.out0, columns.Input(first), columns.Width(first));
+        } else if (threadIdx.x < 32) {
+          FillBoxes(call, maps, filling, member, columns.out0, columns.Input(first));
+        }
         SyncBlock();
         StoreScores(call, columns, member, first);
       }

@@ -6,11 +6,12 @@
 #pragma once
 #include "hopper_decode.cuh"
 
-template <bool kForward, int kGroup>
+template <bool kForward, int kGroup, bool kBulk = false>
 struct HopperMatmul {
   static constexpr int kThreads = hopper::kThreads, kShared = hopper::kShared;
   using Decoder = hopper::LineDecoder<kGroup>;
   using Copier = hopper::LineCopier<bf16, hopper::kRows, hopper::kRows>;
+  using Boxes = hopper::BoxCopier<hopper::kRows, hopper::kRows>;
   using Multiplying = hopper::Multiplying<false, false, !kForward>;
 
   struct Tile {
@@ -42,14 +43,14 @@ struct HopperMatmul {
     return (kForward ? step * hopper::kSteps : tile.column0 + line / 64 * 64) + 32 * half;
   }
 
-  static DEVICE void Fill(const Call& call) {
+  static DEVICE void Fill(const Call& call, [[maybe_unused]] const TensorMap* maps) {
     static_assert(2 * hopper::kColumns == hopper::kFillers, "half a line for each thread");
     const int line = int(threadIdx.x) / 2, half = int(threadIdx.x) % 2;
-    hopper::Filling filling;
+    hopper::Filling<kBulk> filling;
     for (int index = int(blockIdx.x); index < Tile::Count(call); index += int(gridDim.x)) {
       const Tile tile(call, index);
       const int length = Tile::Length(call);
-      const Copier copier{call.Operand<bf16>(0, tile.member), length};
+      [[maybe_unused]] const Copier copier{call.Operand<bf16>(0, tile.member), length};
       const Decoder decoder(call, tile.member);
       typename Decoder::Held held;
       const auto fetch = [&](int step) {
@@ -59,7 +60,12 @@ struct HopperMatmul {
       for (int step = tile.first; step < tile.first + tile.steps; step++) {
         filling.Open();
         const uint32_t at = filling.turn.At();
-        copier.Copy(tile.token0, call.tokens - tile.token0, step * hopper::kSteps, length - step * hopper::kSteps, at);
+        const int column = step * hopper::kSteps;
+        if constexpr (kBulk) {
+          Boxes(maps, call, 0, tile.member).Copy(tile.token0, column, at, hopper::Full(filling.turn.stage));
+        } else {
+          copier.Copy(tile.token0, call.tokens - tile.token0, column, length - column, at);
+        }
         decoder.Land(held, at + hopper::kRight, line, half, LineRow(tile, step, line),
                      LineInput(tile, step, line, half));
         if (step + 1 < tile.first + tile.steps) fetch(step + 1);
@@ -100,11 +106,11 @@ struct HopperMatmul {
   }
 
   // grid (blocks that share the tiles, 1, members * splits)
-  static DEVICE void Run(const Call& call) {
+  static DEVICE void Run(const Call& call, const TensorMap* maps = nullptr) {
     hopper::StartRing();
     if (int(threadIdx.x) < hopper::kFillers) {
       GiveUpRegisters<hopper::kFillersRegisters>();
-      Fill(call);
+      Fill(call, maps);
       return;
     }
     TakeRegisters<hopper::kMultipliersRegisters>();

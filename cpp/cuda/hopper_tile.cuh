@@ -5,8 +5,9 @@
 // which is the one that may have to be decoded. A line holds steps of one row or column of the tile, or, where the
 // contraction is the slow dimension (kSlow), 64 rows or columns at one step, in blocks of 64 steps each.
 //
-// The left operand is copied by cp.async, which fills with zeros beyond every edge and stores swizzled; its copies are
-// waited for one stage later, so that decoding hides them.
+// What is not decoded is copied, with zeros beyond every edge, swizzled. Where the operand has a tensor map (kBulk) one
+// thread copies it box by box and the stage's barrier waits for the bytes. Else all fillers copy it by cp.async, and
+// wait one stage later, so that decoding hides it.
 #pragma once
 #include "call.cuh"
 #include "hopper.cuh"
@@ -38,13 +39,14 @@ DEVICE uint64_t Operand(uint32_t at, int k) {
 DEVICE Shared<uint64_t> Full(int stage) { return SharedAt<uint64_t>(uint32_t(kBarriers + 8 * stage)); }
 DEVICE Shared<uint64_t> Empty(int stage) { return SharedAt<uint64_t>(uint32_t(kBarriers + 8 * (kStages + stage))); }
 
-// Called by all threads, first of all: a warp arrives by its first lane.
-DEVICE void StartRing() {
+// Called by all threads, first of all, with the number of warps that fill: a warp arrives by its first lane.
+DEVICE void StartRing(int warps = kFillers / 32) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; stage++) {
-      StartBarrier(Full(stage), kFillers / 32);
+      StartBarrier(Full(stage), warps);
       StartBarrier(Empty(stage), (kThreads - kFillers) / 32);
     }
+    FenceProxies();  // bulk copies count on the barriers too
   }
   SyncBlock();
 }
@@ -61,23 +63,30 @@ struct Turn {
 };
 
 // The side of the ring that fills.
+template <bool kBulk>
 struct Filling {
   Turn turn;
   bool owing = false;  // the stage before is filled and not yet handed over
 
   DEVICE void Open() { WaitForPhase(Empty(turn.stage), turn.parity ^ 1); }
-  // Hands over the stage before, whose copies have had the time of this one to land.
+  // Hands over this stage, or the one before, whose copies have had the time of this one to land.
   DEVICE void Close() {
-    CommitCopies();
-    WaitForCopies<1>();
-    if (owing) HandOver((turn.stage + kStages - 1) % kStages);
-    owing = true;
+    if constexpr (kBulk) {
+      HandOver(turn.stage);
+    } else {
+      CommitCopies();
+      WaitForCopies<1>();
+      if (owing) HandOver((turn.stage + kStages - 1) % kStages);
+      owing = true;
+    }
     turn.Next();
   }
   DEVICE void Finish() {
-    WaitForCopies<0>();
-    if (owing) HandOver((turn.stage + kStages - 1) % kStages);
-    owing = false;
+    if constexpr (!kBulk) {
+      WaitForCopies<0>();
+      if (owing) HandOver((turn.stage + kStages - 1) % kStages);
+      owing = false;
+    }
   }
 
  private:
@@ -176,6 +185,26 @@ struct LineCopier {
  private:
   // Values of 8 that are inside.
   static DEVICE int Left(bool inside, int columns) { return inside ? Max(0, Min(8, columns)) : 0; }
+};
+
+// The same lines of an operand by bulk copies of boxes of kHigh rows. What lies outside the matrix is zero; a window
+// that ends inside it takes in what follows.
+template <int kLines, int kHigh>
+struct BoxCopier {
+  const TensorMap* map;
+  int plane;
+
+  DEVICE BoxCopier(const TensorMap* map, const Call& call, int operand, int64_t member)
+      : map(map), plane(call.operand_strides[operand] ? int(member) : 0) {}
+
+  DEVICE void Copy(int row, int column, uint32_t at, Shared<uint64_t> full) const {
+    if (threadIdx.x != 0) return;
+    ExpectBytes(full, kLines * kLine);
+#pragma unroll
+    for (int i = 0; i < kLines; i += kHigh) {
+      CopyBox(SharedAt<uint8_t>(at + uint32_t(i * kLine)), map, column + i / kHigh * 64, row, plane, full);
+    }
+  }
 };
 
 // Stores one half of a line: 32 values. The halves of four lines at one place of theirs lie in different banks.

@@ -1,6 +1,7 @@
 //! The argument of every kernel, and a launch of one.
 
 use super::kernel::Kernel;
+use super::tensor_map::TensorMap;
 
 /// `struct Call` of `cpp/cuda/call.cuh`: addresses, strides in elements between ensemble members, and sizes.
 #[repr(C)]
@@ -49,4 +50,13 @@ pub struct Launch {
     pub call: Call,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// Tensor maps of what it copies box by box.
+    pub maps: Vec<TensorMap>,
+}
+
+impl Launch {
+    /// Without tensor maps.
+    pub fn new(kernel: Kernel, grid: [u32; 3], call: Call, shared: u32) -> Self {
+        Self { kernel, grid, call, shared, maps: Vec::new() }
+    }
 }

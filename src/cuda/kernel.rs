@@ -53,10 +53,31 @@ impl Kernel {
     /// The source that NVRTC compiles.
     pub fn source(&self) -> String {
         let Self { header, class, threads, resident } = self;
+        let (parameters, arguments) = if self.takes_tensor_maps() {
+            ("const Call call, const __grid_constant__ TensorMaps maps", "call, maps.of")
+        } else {
+            ("const Call call", "call")
+        };
         format!(
-            "#include \"{header}\"\nextern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {}(const Call call) {{ {class}::Run(call); }}\n",
+            "#include \"{header}\"\nextern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {}({parameters}) {{ {class}::Run({arguments}); }}\n",
             Self::ENTRY
         )
+    }
+
+    /// Whether it runs on Hopper's warpgroups.
+    pub fn is_of_hopper(&self) -> bool {
+        self.header.starts_with("hopper")
+    }
+
+    /// Of a kernel on warpgroups, the specialisation that copies by tensor maps: its last template argument.
+    pub fn with_tensor_maps(&self) -> Self {
+        let arguments = self.class.strip_suffix('>').expect("a template");
+        Self { class: format!("{arguments}, true>"), ..self.clone() }
+    }
+
+    /// Whether it is such a specialisation.
+    pub fn takes_tensor_maps(&self) -> bool {
+        self.is_of_hopper() && self.class.ends_with(", true>")
     }
 
     fn elementwise(header: &'static str, class: String) -> Self {
@@ -102,7 +123,7 @@ impl Kernel {
 
     /// Whether an architecture, as in `sm_80`, has the instructions of this kernel.
     pub fn runs_on(&self, architecture: &str) -> bool {
-        !self.header.starts_with("hopper") || architecture == HOPPER
+        !self.is_of_hopper() || architecture == HOPPER
     }
 
     /// Scores of `dy^t x`.
@@ -168,6 +189,8 @@ impl Kernel {
             all.extend([true, false].map(|forward| Self::hopper_matmul(forward, group)));
         }
         all.extend([Float16, Bfloat16].map(Self::hopper_correlate));
+        let mapped: Vec<Self> = all.iter().filter(|kernel| kernel.is_of_hopper()).map(Self::with_tensor_maps).collect();
+        all.extend(mapped);
         for x in [Float32, Float16, Bfloat16] {
             all.extend([false, true].map(|asynchronous| Self::correlate(x, asynchronous && copies(x))));
             all.push(Self::reduce(x));

@@ -4,18 +4,46 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use cudarc::driver::sys::{self, CUstream};
+use cudarc::driver::sys::{self, CUstream, CUtensorMap};
 
 use super::call::Launch;
 use super::device::{Current, check};
-use super::modules;
 use super::plan::Plan;
+use super::tensor_map::{MOST, TensorMap};
+use super::{library, modules};
 use crate::error::Result;
 
 /// What the current context's card launches.
 fn chosen<'a>(plan: &'a Plan, current: &Current) -> Result<&'a [Launch]> {
     // Asked only where it matters: this runs before every execution.
-    if plan.hopper.is_some() { Ok(plan.on(&current.architecture()?)) } else { Ok(&plan.launches) }
+    if plan.hopper.is_some() { Ok(plan.on(&current.architecture()?, library::encodes_tensor_maps())) } else { Ok(&plan.launches) }
+}
+
+/// What the driver makes of tensor maps: the second parameter of the kernels that take any.
+fn encoded(maps: &[TensorMap]) -> Result<[CUtensorMap; MOST]> {
+    let mut encoded = [CUtensorMap { opaque: [0; 16] }; MOST];
+    for (map, to) in maps.iter().zip(&mut encoded) {
+        let TensorMap { address, dims, strides, tile, element_strides, rank, dtype, interleave, swizzle, promotion, fill } = map;
+        // SAFETY: the arrays are as long as the rank says, or one shorter; the address is not read.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                to,
+                *dtype,
+                *rank,
+                ptr::with_exposed_provenance_mut(*address as usize),
+                dims.as_ptr(),
+                strides.as_ptr(),
+                tile.as_ptr(),
+                element_strides.as_ptr(),
+                *interleave,
+                *swizzle,
+                *promotion,
+                *fill,
+            )
+        };
+        check("encode a tensor map", result)?;
+    }
+    Ok(encoded)
 }
 
 /// Loads what a plan launches.
@@ -43,9 +71,10 @@ pub unsafe fn execute(plan: &Plan, stream: *mut c_void) -> Result<()> {
     let current = unsafe { Current::of(stream) }?;
     for launch in chosen(plan, &current)? {
         let function = modules::find(&current, &launch.kernel)?;
-        let mut parameters = [ptr::from_ref(&launch.call).cast_mut().cast::<c_void>()];
+        let maps = encoded(&launch.maps)?;
+        let mut parameters = [ptr::from_ref(&launch.call).cast_mut().cast::<c_void>(), ptr::from_ref(&maps).cast_mut().cast()];
         let [x, y, z] = launch.grid;
-        // SAFETY: the function takes one `Call`, which the driver copies; the rest is the caller's promise.
+        // SAFETY: the function takes a `Call` and perhaps tensor maps, which the driver copies; the rest is the caller's promise.
         let result = unsafe {
             let stream = stream as CUstream;
             sys::cuLaunchKernel(

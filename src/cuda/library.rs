@@ -90,6 +90,13 @@ pub fn driver() -> Result<()> {
     Err(Error::Gpu("no CUDA driver was found on this machine".into()))
 }
 
+/// Whether the driver that is present encodes tensor maps: that of CUDA 12 or later.
+pub fn encodes_tensor_maps() -> bool {
+    static ENCODES: OnceLock<bool> = OnceLock::new();
+    // SAFETY: only looks for the name.
+    *ENCODES.get_or_init(|| unsafe { cudarc::driver::sys::culib().get::<unsafe extern "C" fn()>(b"cuTensorMapEncodeTiled").is_ok() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

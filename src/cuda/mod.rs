@@ -7,6 +7,7 @@
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
 //! | [`plan`] | from one custom call to its launches |
+//! | [`tensor_map`] | what Hopper's copy engine knows of an operand |
 //! | [`few`], [`planes`], [`hopper`] | sizes of the kernels for few tokens, and of those for Hopper |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
 //! | [`compile`], [`cache`] | NVRTC, and what it made before, on disk |
@@ -28,3 +29,4 @@ pub mod modules;
 pub mod plan;
 pub mod planes;
 pub mod tensor;
+pub mod tensor_map;

@@ -5,6 +5,7 @@ use super::call::{Call, Launch};
 use super::ensemble::{Run, runs};
 use super::kernel::{FEW_TOKENS, HOPPER, Kernel, copies, fixed, tile_steps};
 use super::tensor::{Dtype, Tensor};
+use super::tensor_map::{Copied, mapped};
 use super::{few, hopper, planes};
 use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
@@ -63,15 +64,20 @@ pub struct Plan {
 pub struct Alternative {
     /// The launches, in order.
     pub launches: Vec<Launch>,
+    /// The same with tensor maps, where the operands lie so that there can be any.
+    pub mapped: Option<Vec<Launch>>,
     /// Whether they should be faster.
     pub pays: bool,
 }
 
 impl Plan {
-    /// What a card of an architecture, as in `sm_90a`, launches.
-    pub fn on(&self, architecture: &str) -> &[Launch] {
+    /// What a card of an architecture, as in `sm_90a`, launches with a driver that does or does not encode tensor maps.
+    pub fn on(&self, architecture: &str, maps: bool) -> &[Launch] {
         match &self.hopper {
-            Some(alternative) if alternative.pays && architecture == HOPPER => &alternative.launches,
+            Some(Alternative { launches, mapped, pays: true }) if architecture == HOPPER => match mapped {
+                Some(mapped) if maps => mapped,
+                _ => launches,
+            },
             _ => &self.launches,
         }
     }
@@ -322,7 +328,10 @@ impl<'a> Product<'a> {
         let scratch_at = scratch_address(self.operation, scratch, plan.scratch)?;
         plan.launches = self.launches(&shape, scratch_at)?;
         if let Some((shape, pays)) = self.hopper(members, shape.splits) {
-            plan.hopper = Some(Alternative { launches: self.launches(&shape, scratch_at)?, pays });
+            let launches = self.launches(&shape, scratch_at)?;
+            let columns = if self.forward { self.layout.in_dim() } else { self.out_dim };
+            let mapped = mapped(&launches, &[Copied { operand: 0, dtype: self.data.dtype, columns, rows: hopper::ROWS }]);
+            plan.hopper = Some(Alternative { launches, mapped, pays });
         }
         Ok(plan)
     }
@@ -349,7 +358,7 @@ impl<'a> Product<'a> {
             } else {
                 [shape.grid[0], shape.grid[1], members * splits]
             };
-            launches.push(Launch { kernel: shape.kernel.clone(), grid, call, shared: shape.shared as u32 });
+            launches.push(Launch::new(shape.kernel.clone(), grid, call, shape.shared as u32));
             if shape.splits > 1 {
                 let call = Call {
                     operands: [call.results[1], 0, 0, 0],
@@ -360,7 +369,7 @@ impl<'a> Product<'a> {
                     ..call
                 };
                 let grid = [blocks(self.operation, each, 256)?, members, 1];
-                launches.push(Launch { kernel: Kernel::reduce(self.result.dtype), grid, call, shared: 0 });
+                launches.push(Launch::new(Kernel::reduce(self.result.dtype), grid, call, 0));
             }
         }
         Ok(launches)
@@ -411,13 +420,13 @@ fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], 
         place(&mut call, &run, &operands, &[(score.address, Float32, scores), (votes.address, Float32, 1)]);
         let members = run.members as u32;
         let wide = [blocks(OPERATION, out_dim.max(1), hopper::ROWS)?, grid[1], members];
-        on_hopper.push(Launch { kernel: Kernel::hopper_correlate(x.dtype), grid: wide, call, shared: hopper::SHARED as u32 });
+        on_hopper.push(Launch::new(Kernel::hopper_correlate(x.dtype), wide, call, hopper::SHARED as u32));
         call.splits = size(OPERATION, "splits", splits)?;
         call.split_steps = size(OPERATION, "steps", split_steps)?;
         call.results[2] = scratch_at + (run.first * partial * Float32.size()) as u64;
         call.result_strides[2] = partial as i64;
         let grid = [grid[0], grid[1], members * splits as u32];
-        plan.launches.push(Launch { kernel: Kernel::correlate(x.dtype, asynchronous), grid, call, shared });
+        plan.launches.push(Launch::new(Kernel::correlate(x.dtype, asynchronous), grid, call, shared));
         if splits > 1 {
             let call = Call {
                 operands: [call.results[2], call.operands[2], 0, 0],
@@ -426,11 +435,13 @@ fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], 
                 ..call
             };
             let grid = [blocks(OPERATION, scores, 256)?, members, 1];
-            plan.launches.push(Launch { kernel: Kernel::correlate_dense(), grid, call, shared: 0 });
+            plan.launches.push(Launch::new(Kernel::correlate_dense(), grid, call, 0));
         }
     }
     if copies(x.dtype) {
-        plan.hopper = Some(Alternative { launches: on_hopper, pays: tokens >= hopper::FEWEST_TOKENS && splits == 1 });
+        let copied = |operand, columns| Copied { operand, dtype: x.dtype, columns, rows: hopper::STEPS };
+        let mapped = mapped(&on_hopper, &[copied(1, out_dim), copied(0, in_dim)]);
+        plan.hopper = Some(Alternative { launches: on_hopper, mapped, pays: tokens >= hopper::FEWEST_TOKENS && splits == 1 });
     }
     Ok(plan)
 }
@@ -453,7 +464,7 @@ fn correlate_dense(dw: &Tensor, trits: &Tensor, score: &Tensor, attributes: Attr
         let mut call = Call { count: scores as i64, ..base(OPERATION, layout, out_dim, 0, attributes)? };
         place(&mut call, &run, &[(dw, out_dim * in_dim), (trits, out_dim * layout.row_bytes())], &[(score.address, Float32, scores)]);
         let grid = [blocks(OPERATION, scores, 256)?, run.members as u32, 1];
-        plan.launches.push(Launch { kernel: Kernel::correlate_dense(), grid, call, shared: 0 });
+        plan.launches.push(Launch::new(Kernel::correlate_dense(), grid, call, 0));
     }
     Ok(plan)
 }
@@ -478,7 +489,7 @@ fn scales(exponent: &Tensor, corr: &Tensor, step: &Tensor, scale: &Tensor, attri
         call.results[0] = scale.address + (run.first * count * scale.dtype.size()) as u64;
         call.result_strides[0] = count as i64;
         let grid = [blocks(OPERATION, count, 256)?, run.members as u32, 1];
-        plan.launches.push(Launch { kernel: Kernel::scale(scale.dtype), grid, call, shared: 0 });
+        plan.launches.push(Launch::new(Kernel::scale(scale.dtype), grid, call, 0));
     }
     Ok(plan)
 }
@@ -524,9 +535,9 @@ fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor],
         call.results = starts.map(|(address, bytes)| address + (run.first * bytes) as u64);
         call.result_strides = [count as i64, 1, splits as i64];
         let members = run.members as u32;
-        let check = Launch { kernel: Kernel::accumulate_check(), grid: [splits as u32, members, 1], call, shared: 32 };
+        let check = Launch::new(Kernel::accumulate_check(), [splits as u32, members, 1], call, 32);
         let grid = [blocks(OPERATION, count.max(1), 256)?, members, 1];
-        plan.launches.extend([check, Launch { kernel: Kernel::accumulate(), grid, call, shared: 0 }]);
+        plan.launches.extend([check, Launch::new(Kernel::accumulate(), grid, call, 0)]);
     }
     Ok(plan)
 }
@@ -575,6 +586,6 @@ fn bytes(
     let mut call = Call { count: count as i64, ..base(operation, layout, 0, 0, attributes)? };
     call.operands = [ends.0.address, scale.map_or(0, |scale| scale.address), 0, 0];
     call.results[0] = ends.1.address;
-    plan.launches.push(Launch { kernel, grid: [blocks(operation, count, 256)?, 1, 1], call, shared: 0 });
+    plan.launches.push(Launch::new(kernel, [blocks(operation, count, 256)?, 1, 1], call, 0));
     Ok(plan)
 }

@@ -42,6 +42,9 @@ const HOPPER: &str = "HopperMatmul<true, 32>";
 const HOPPER_TRANSPOSED: &str = "HopperMatmul<false, 32>";
 const HOPPER_ANY: &str = "HopperMatmul<true, 0>";
 const HOPPER_CORRELATE: &str = "HopperCorrelate<bf16>";
+const BOXES: &str = "HopperMatmul<true, 32, true>";
+const BOXES_TRANSPOSED: &str = "HopperMatmul<false, 32, true>";
+const BOXES_CORRELATE: &str = "HopperCorrelate<bf16, true>";
 
 const FAULTS: &[Fault] = &[
     fault("matmul_few.cuh", "    SyncBlock();\n\n    float sums", "\n    float sums", FEW, [3, 2000, 20, 32]),
@@ -124,15 +127,15 @@ const FAULTS: &[Fault] = &[
     fault("hopper_tile.cuh", "block * kBlock", "0", HOPPER, [70, 64, 9, 32]),
     fault("hopper_tile.cuh", "WaitForCopies<1>();", "", HOPPER, [20, 200, 20, 32]),
     fault("hopper_tile.cuh", "WaitForCopies<0>();", "", HOPPER, [20, 96, 20, 32]),
-    fault("hopper_tile.cuh", "FenceProxies();", "", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "FenceProxies();\n    SyncWarp", "SyncWarp", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "SyncWarp();", "", HOPPER, [20, 96, 20, 32]),
-    fault("hopper_tile.cuh", "Full(stage), kFillers / 32", "Full(stage), kFillers / 64", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "warps = kFillers / 32", "warps = kFillers / 64", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "turn.parity ^ 1", "turn.parity", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "Full(turn.stage), turn.parity)", "Full(turn.stage), turn.parity ^ 1)", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "WaitForPhase(Empty(turn.stage), turn.parity ^ 1);", "", HOPPER, [20, 520, 20, 32]),
     fault("hopper_tile.cuh", "WaitForPhase(Full(turn.stage), turn.parity);", "", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "uint32_t(stage == 0)", "1", HOPPER, [20, 520, 20, 32]),
-    fault("hopper_tile.cuh", "    owing = true;", "    owing = false;", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "owing = true;", "owing = false;", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "if (s > 0) Release(before);", "", HOPPER, [20, 520, 20, 32]),
     fault("hopper_tile.cuh", "if (s > 0) Release(before);", "Release(turn.stage);", HOPPER, [20, 520, 20, 32]),
     fault("hopper_tile.cuh", "if (steps > 0) Release(before);", "Release(before), Release(before);", HOPPER, [20, 96, 20, 32]),
@@ -140,6 +143,19 @@ const FAULTS: &[Fault] = &[
     fault("hopper_tile.cuh", "WaitForProducts<0>(d);", "", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "FenceAccumulators();", "", HOPPER, [20, 96, 20, 32]),
     fault("hopper_tile.cuh", "Max(0, Min(8, columns))", "8", HOPPER, [20, 352, 24, 32]),
+    fault("hopper_tile.cuh", "ExpectBytes(full, kLines * kLine);", "", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "full, kLines * kLine)", "full, kLines * kLine / 2)", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "full, kLines * kLine)", "full, kLines * kLine + 16)", BOXES_CORRELATE, [20, 96, 24, 32]),
+    fault("hopper_tile.cuh", "if (threadIdx.x != 0) return;", "", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "at + uint32_t(i * kLine)), map", "at + 64), map", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "column + i / kHigh * 64", "column", BOXES_CORRELATE, [20, 96, 72, 32]),
+    fault("hopper_tile.cuh", "row, plane, full", "plane, row, full", BOXES_TRANSPOSED, [300, 96, 24, 32]),
+    fault("hopper_tile.cuh", "FenceProxies();  // bulk", "// bulk", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "FenceProxies();\n    SyncWarp", "SyncWarp", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "HandOver(turn.stage);", "", BOXES, [20, 96, 20, 32]),
+    fault("hopper_tile.cuh", "WaitForPhase(Empty(turn.stage), turn.parity ^ 1);", "", BOXES_CORRELATE, [520, 96, 24, 32]),
+    fault("hopper_tile.cuh", "WaitForPhase(Full(turn.stage), turn.parity);", "", BOXES_CORRELATE, [20, 96, 24, 32]),
+    fault("hopper_tile.cuh", "if (s > 0) Release(before);", "Release(turn.stage);", BOXES_CORRELATE, [520, 96, 24, 32]),
     fault("hopper_decode.cuh", "0x03EB03EBu", "0x038B038Bu", HOPPER, [20, 96, 20, 32]),
     fault("hopper_decode.cuh", "held.skip & 4", "held.skip & 1", HOPPER, [20, 96, 20, 32]),
     fault("hopper_decode.cuh", "start + 16 <= end", "true", HOPPER, [20, 96, 20, 32]),
@@ -147,11 +163,22 @@ const FAULTS: &[Fault] = &[
     fault("hopper_decode.cuh", "0x71", "0x73", HOPPER, [20, 96, 20, 32]),
     fault("hopper_decode.cuh", "known != group", "known < 0", HOPPER_ANY, [20, 72, 20, 24]),
     fault("hopper_matmul.cuh", "hopper::kSteps + line % 64", "hopper::kSteps + line", HOPPER_TRANSPOSED, [20, 96, 100, 32]),
+    fault("hopper_matmul.cuh", "Copy(tile.token0, column, at,", "Copy(column, tile.token0, at,", BOXES, [20, 96, 20, 32]),
     fault("hopper_matmul.cuh", "if (row >= call.tokens) continue;", "", HOPPER, [20, 96, 20, 32]),
     fault("hopper_matmul.cuh", "GiveUpRegisters<hopper::kFillersRegisters>();", "", HOPPER, [20, 96, 20, 32]),
     fault("hopper_matmul.cuh", "left > 1)", "true)", HOPPER, [20, 96, 21, 32]),
     fault("hopper_correlate.cuh", "SyncBlock();  // the signs", "// the signs", HOPPER_CORRELATE, [20, 96, 24, 32]),
-    fault("hopper_correlate.cuh", "SyncBlock();  // before the next", "// before the next", HOPPER_CORRELATE, [20, 600, 20, 600]),
+    fault(
+        "hopper_correlate.cuh",
+        "SyncBlock();                          // before the next",
+        "// before the next",
+        HOPPER_CORRELATE,
+        [20, 600, 20, 600],
+    ),
+    fault("hopper_correlate.cuh", "if constexpr (kBulk) FenceProxies();", "", BOXES_CORRELATE, [20, 600, 24, 600]),
+    fault("hopper_correlate.cuh", "StartRing(kBulk ? 1 : hopper::kFillers / 32)", "StartRing()", BOXES_CORRELATE, [20, 96, 24, 32]),
+    fault("hopper_correlate.cuh", "(maps + 1, call, 0, member)", "(maps, call, 0, member)", BOXES_CORRELATE, [20, 96, 24, 32]),
+    fault("hopper_correlate.cuh", "} else if (threadIdx.x < 32) {", "} else {", BOXES_CORRELATE, [20, 96, 24, 32]),
     fault("hopper_correlate.cuh", "first ? Load(to) : 0.0f", "0.0f", HOPPER_CORRELATE, [20, 300, 20, 300]),
     fault("hopper_correlate.cuh", "call.tokens - token, input0", "hopper::kSteps, input0", HOPPER_CORRELATE, [20, 96, 24, 32]),
 ];
@@ -193,6 +220,7 @@ const SHARED_FAULTS: &[Fault] = &[
     ),
     fault("ptx.cuh", "= int8_t(in[lane]->b[r] >> (8 * i))", "= uint8_t(in[lane]->b[r] >> (8 * i))", PLANES, [1, 96, 20, 32]),
     fault("ptx.cuh", "int(uint32_t(in[lane]->c[e]) + uint32_t(sum))", "sum", PLANES, [1, 96, 20, 32]),
+    fault("hopper.cuh", "{column, row, plane}", "{column, plane, row}", BOXES, [300, 96, 20, 32]),
     fault("numbers.cuh", "AddRounded(rest, -BitsFloat(limb))", "AddRounded(rest, BitsFloat(limb))", FEW, [3, 96, 20, 32]),
     fault("numbers.cuh", "return uint16_t(limb >> 16);", "return uint16_t(limb >> 15);", FEW, [3, 96, 20, 32]),
     fault("numbers.cuh", "uint32_t(value.bits) << 16", "uint32_t(value.bits) << 15", FEW_NARROW, [3, 96, 20, 32]),
@@ -244,7 +272,8 @@ fn machine() -> Machine {
     prelude += &format!("namespace right {{\n{}}}\n", includes());
     // A fault in what is shared has a `struct Call` of its own, of the same layout.
     prelude += "template <typename Kernel, typename Own> struct Cast {\n";
-    prelude += "  static void Run(const Call& call) { Kernel::Run(reinterpret_cast<const Own&>(call)); }\n};\n";
+    prelude += "  static void Run(const Call& call, const TensorMap* maps) {\n";
+    prelude += "    emulation::Run(Kernel::Run, reinterpret_cast<const Own&>(call), maps);\n  }\n};\n";
     let mut kernels = Vec::new();
     for (index, fault) in faults().enumerate() {
         let own = folder.join(index.to_string());
@@ -299,8 +328,11 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn call(&self, operation: &str, attributes: Attributes, operands: &[&Buffer<'_>], results: &[&Buffer<'_>]) -> Result<(), String> {
         let (plan, _scratch) = planned(self.machine, operation, attributes, operands, results);
-        let on_hopper = self.fault.class.starts_with("Hopper");
-        let launches = if on_hopper { plan.hopper.expect("a kernel on warpgroups").launches } else { plan.launches };
+        let launches = match plan.hopper.filter(|_| self.fault.class.starts_with("Hopper")) {
+            Some(alternative) if self.fault.class.ends_with(", true>") => alternative.mapped.expect("operands that have tensor maps"),
+            Some(alternative) => alternative.launches,
+            None => plan.launches,
+        };
         let meets = launches.iter().any(|launch| launch.kernel.class == self.fault.class);
         assert!(meets, "{} of {:?} does not run {}", operation, self.fault.shape, self.fault.class);
         for launch in &launches {
@@ -332,7 +364,7 @@ impl Trial<'_> {
             let correct = match self.fault.class.split('<').next() {
                 Some("MatmulTransposed") => self.product(&problem, false, narrow)?,
                 Some("Correlate" | "CorrelateDense" | "HopperCorrelate") => self.scores(&problem, values)?,
-                _ if self.fault.class == HOPPER_TRANSPOSED => self.product(&problem, false, narrow)?,
+                _ if self.fault.class.starts_with("HopperMatmul<false") => self.product(&problem, false, narrow)?,
                 _ => self.product(&problem, true, narrow)?,
             };
             if !correct {

@@ -1,6 +1,10 @@
 //! The kernels on Hopper's warpgroups, at every shape, whether or not they would be chosen there.
 
+use cudarc::driver::sys::CUtensorMapSwizzle;
 use half::{bf16, f16};
+use ternax::cuda::call::Launch;
+use ternax::cuda::plan::Plan;
+use ternax::cuda::tensor_map::TensorMap;
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
 use crate::device::{Buffer, Element, Number, grouped, planned, under_every_schedule};
@@ -23,7 +27,12 @@ fn work(shape: Shape) -> usize {
     tokens * in_dim.next_multiple_of(64) * out_dim.next_multiple_of(64)
 }
 
-fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, options: Options) -> Vec<Y> {
+/// What a card launches with tensor maps, where the operands can have any, or without.
+fn launches(plan: Plan, maps: bool) -> Vec<Launch> {
+    plan.hopper.map(|alternative| alternative.mapped.filter(|_| maps).unwrap_or(alternative.launches)).unwrap_or_default()
+}
+
+fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, maps: bool, options: Options) -> Vec<Y> {
     let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), problem.shape);
     let layout = problem.layout;
     let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
@@ -35,7 +44,7 @@ fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, options: Options) 
     let result = Buffer::result(machine, Y::DTYPE, &[tokens, to]);
     let (plan, _scratch) = planned(machine, operation, grouped(group_size), &[&data, &trits, &scale], &[&result]);
     assert!(plan.hopper.is_some() || tokens * to == 0, "a product in bfloat16 has an alternative");
-    machine.run(&plan.hopper.map(|alternative| alternative.launches).unwrap_or_default(), options);
+    machine.run(&launches(plan, maps), options);
     result.values::<Y>().to_vec()
 }
 
@@ -52,8 +61,8 @@ fn agrees<Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bool) {
         let length = if forward { shape.in_dim } else { shape.out_dim };
         under_every_schedule(work(shape), |options| {
             let what = format!("bfloat16 to {}, forward {forward}, {shape:?}, {options:?}", Y::NAME);
-            assert!(product::<Y>(&exact, forward, options) == wanted, "{what}: sums that float32 holds are exact");
-            assert_close(&product::<Y>(&rounded, forward, options), &bounds, length, &what);
+            assert!(product::<Y>(&exact, forward, true, options) == wanted, "{what}: sums that float32 holds are exact");
+            assert_close(&product::<Y>(&rounded, forward, false, options), &bounds, length, &what);
         });
     }
 }
@@ -86,24 +95,85 @@ fn a_block_takes_one_tile_after_the_other() {
     agrees::<bf16>([sized([1, 132 * 128 + 1, 72, 32])].into_iter(), false);
 }
 
-/// Two weights and two batches of activations.
+/// Two weights, and two batches of activations or one that they share.
 #[test]
 fn members_of_an_ensemble_are_as_if_alone() {
+    for (own, maps) in [(true, false), (true, true), (false, true)] {
+        ensemble(own, maps);
+    }
+}
+
+fn ensemble(own: bool, maps: bool) {
     let (machine, shape) = (Machine::get(), sized([20, 96, 40, 32]));
     let Shape { tokens, in_dim, out_dim, group_size } = shape;
-    let members = [0, 1].map(|extra| Problem::<bf16>::new(Shape { tokens: tokens + extra, ..shape }, Values::Dyadic));
+    let mut members = [0, 1].map(|extra| Problem::<bf16>::new(Shape { tokens: tokens + extra, ..shape }, Values::Dyadic));
+    for problem in &mut members {
+        problem.shape.tokens = tokens;
+        problem.x.truncate(tokens * in_dim);
+        problem.dy.truncate(tokens * out_dim);
+    }
+    if !own {
+        members[1].x = members[0].x.clone();
+    }
     let join = |part: &dyn Fn(&Problem<bf16>) -> Vec<bf16>| members.iter().flat_map(part).collect::<Vec<_>>();
     let layout = members[0].layout;
-    let x = Buffer::of(machine, &join(&|problem| problem.x[..tokens * in_dim].to_vec()), &[2, tokens, in_dim]);
+    let x = join(&|problem| problem.x.clone());
+    let batches = if own { 2 } else { 1 };
+    let x = Buffer::of(machine, &x[..batches * tokens * in_dim], &[batches, tokens, in_dim]);
     let scale = join(&|problem| problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect());
     let scale = Buffer::of(machine, &scale, &[2, out_dim, layout.groups()]);
     let packed: Vec<u8> = members.iter().flat_map(|problem| problem.packed.clone()).collect();
     let trits = Buffer::of(machine, &packed, &[2, out_dim, layout.groups(), layout.group_bytes()]);
     let y = Buffer::result(machine, bf16::DTYPE, &[2, tokens, out_dim]);
     let (plan, _scratch) = planned(machine, "matmul", grouped(group_size), &[&x, &trits, &scale], &[&y]);
-    machine.run(&plan.hopper.expect("an alternative").launches, OPTIONS[2]);
-    let wanted = join(&|problem| problem.matmul()[..tokens * out_dim].iter().map(|sum| bf16::from_f32(sum.value as f32)).collect());
-    assert!(y.values::<bf16>() == wanted);
+    machine.run(&launches(plan, maps), OPTIONS[2]);
+    let wanted = join(&|problem| problem.matmul().iter().map(|sum| bf16::from_f32(sum.value as f32)).collect());
+    assert!(y.values::<bf16>() == wanted, "own {own}, maps {maps}");
+    let dy = Buffer::of(machine, &join(&|problem| problem.dy.clone()), &[2, tokens, out_dim]);
+    let score = Buffer::result(machine, f32::DTYPE, &[2, out_dim, layout.groups()]);
+    let votes = Buffer::result(machine, f32::DTYPE, &[2]);
+    let (plan, _scratch) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
+    machine.run(&launches(plan, maps), OPTIONS[2]);
+    let wanted: Vec<f32> = members.iter().flat_map(|problem| problem.scores().into_iter().map(|score| score.0)).collect();
+    assert!(score.values::<f32>() == wanted, "own {own}, maps {maps}");
+}
+
+/// What the host can get wrong about a tensor map: the driver's encoder refuses it, or the copies meet what they should not.
+#[test]
+fn tensor_maps_that_break_a_rule_are_caught() {
+    let breaks: [(fn(&mut TensorMap), &str); 14] = [
+        (|map| map.address += 8, "the address of a tensor map"),
+        (|map| map.strides[0] += 8, "a stride of a tensor map"),
+        (|map| map.strides[0] -= 16, "the rows of a tensor map overlap"),
+        (|map| map.strides[1] += 16, "a stride of a tensor map"),
+        (|map| map.dims[1] = 0, "a dimension of a tensor map"),
+        (|map| map.tile[0] = 128, "longer than the swizzle"),
+        (|map| map.tile[0] = 60, "no multiple of 16 bytes"),
+        (|map| map.tile[1] = 257, "a dimension of a box"),
+        (|map| map.element_strides[0] = 2, "element strides"),
+        (|map| map.rank = 2, "of rank 3"),
+        (|map| map.swizzle = CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B, "lines of 128 bytes"),
+        (|map| map.tile[1] = 128, "deadlock"),
+        (|map| map.dims[1] += 1, "a bulk copy of 128 bytes outside every global buffer"),
+        (|map| map.address += 16, "outside every global buffer"),
+    ];
+    let (machine, problem) = (Machine::get(), Problem::<bf16>::new(sized([20, 64, 24, 32]), Values::Dyadic));
+    let x = Buffer::of(machine, &problem.x, &[20, 64]);
+    let trits = Buffer::of(machine, &problem.packed, &[24, 2, 7]);
+    let scale = Buffer::of(machine, &[bf16::ONE; 48], &[24, 2]);
+    let y = Buffer::result(machine, bf16::DTYPE, &[20, 24]);
+    let (plan, _scratch) = planned(machine, "matmul", grouped(32), &[&x, &trits, &scale], &[&y]);
+    let [launch] = &launches(plan, true)[..] else { panic!("one launch") };
+    machine.launch(&launch.kernel.class, launch, OPTIONS[0]).expect("a lawful launch");
+    for (index, (wrong, caught)) in breaks.into_iter().enumerate() {
+        let mut launch = launch.clone();
+        wrong(&mut launch.maps[0]);
+        let error = machine.launch(&launch.kernel.class, &launch, OPTIONS[0]).expect_err(caught);
+        assert!(error.contains(caught), "{index}: {error}, wanted {caught}");
+    }
+    let forgotten = Launch { maps: Vec::new(), ..launch.clone() };
+    let error = machine.launch(&launch.kernel.class, &forgotten, OPTIONS[0]).expect_err("no map");
+    assert!(error.contains("never encoded"), "{error}");
 }
 
 fn scores_agree<X: Number>() {
@@ -120,7 +190,8 @@ fn scores_agree<X: Number>() {
                 let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
                 let votes = Buffer::result(machine, f32::DTYPE, &[]);
                 let (plan, _scratch) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
-                machine.run(&plan.hopper.expect("scores of 16-bit numbers have an alternative").launches, options);
+                assert!(plan.hopper.is_some(), "scores of 16-bit numbers have an alternative");
+                machine.run(&launches(plan, values == Values::Dyadic), options);
                 assert_eq!(votes.values::<f32>(), [1.0]);
                 for (index, (&found, (wanted, undecided))) in score.values::<f32>().iter().zip(&wanted).enumerate() {
                     let allowed = if values == Values::Dyadic { 0.0 } else { 2.0 * undecided };

@@ -11,6 +11,7 @@ use std::{env, fs};
 use libloading::{Library, Symbol};
 use ternax::cuda::call::{Call, Launch};
 use ternax::cuda::kernel::{HEADERS, Kernel};
+use ternax::cuda::tensor_map::TensorMap;
 
 /// Order of the threads, rounding of the tensor cores, and a seed.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +28,20 @@ pub const OPTIONS: [Options; 3] = [
     Options { schedule: 2, rounding: 1, seed: 7 },
 ];
 
-type Launcher =
-    unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, c_uint, *const c_void, c_int, c_int, c_uint, *mut c_char, usize) -> c_int;
+type Launcher = unsafe extern "C" fn(
+    *const c_char,
+    *const c_uint,
+    c_uint,
+    c_uint,
+    *const c_void,
+    *const TensorMap,
+    usize,
+    c_int,
+    c_int,
+    c_uint,
+    *mut c_char,
+    usize,
+) -> c_int;
 
 /// A library of emulated kernels, loaded for good.
 pub struct Machine {
@@ -80,7 +93,8 @@ pub fn registry(entry: bool, prelude: &str, kernels: &[(String, String)]) -> Str
     text += prelude;
     text += "static const emulation::Registered kKernels[] = {\n";
     for (name, class) in kernels {
-        writeln!(text, "{{\"{name}\", [](const Call& call) {{ {class}::Run(call); }}}},").expect("a string grows");
+        let run = format!("emulation::Run({class}::Run, call, maps);");
+        writeln!(text, "{{\"{name}\", [](const Call& call, const TensorMap* maps) {{ {run} }}}},").expect("a string grows");
     }
     text + "};\n"
 }
@@ -110,7 +124,7 @@ impl Machine {
         fs::create_dir_all(&folder).expect("a folder for the emulated kernels");
         let mut hash = DefaultHasher::new();
         (sources, HEADERS, compiler()).hash(&mut hash);
-        for file in ["entry.h", "fibers.h", "hopper.h", "machine.h", "memory.h"] {
+        for file in ["bulk.h", "entry.h", "fibers.h", "hopper.h", "machine.h", "memory.h"] {
             fs::read(repository().join("tests/cuda/emulation").join(file)).expect("the emulation").hash(&mut hash);
         }
         let stem = format!("{name}-{:016x}", hash.finish());
@@ -148,12 +162,25 @@ impl Machine {
         // SAFETY: the signature of tests/cuda/emulation/entry.h.
         let launcher: Symbol<'_, Launcher> = unsafe { self.library.get(b"emulation_launch") }.expect("the launcher");
         let (name, mut message) = (CString::new(name).expect("no NUL"), [0; 2048]);
-        let Launch { kernel, grid, call, shared } = launch;
+        let Launch { kernel, grid, call, shared, maps } = launch;
         let argument = std::ptr::from_ref(call).cast();
         // SAFETY: all pointers live through the call; addresses in `call` are checked against the registered buffers.
         let code = unsafe {
             let Options { schedule, rounding, seed } = options;
-            launcher(name.as_ptr(), grid.as_ptr(), kernel.threads, *shared, argument, schedule, rounding, seed, message.as_mut_ptr(), 2048)
+            launcher(
+                name.as_ptr(),
+                grid.as_ptr(),
+                kernel.threads,
+                *shared,
+                argument,
+                maps.as_ptr(),
+                maps.len(),
+                schedule,
+                rounding,
+                seed,
+                message.as_mut_ptr(),
+                2048,
+            )
         };
         // SAFETY: the launcher ends every message with a NUL.
         let text = || unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned();

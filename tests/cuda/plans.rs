@@ -6,6 +6,7 @@ use ternax::cuda::call::Launch;
 use ternax::cuda::kernel::Kernel;
 use ternax::cuda::plan::{Attributes, Plan, Request, plan};
 use ternax::cuda::tensor::{Dtype, Tensor};
+use ternax::cuda::tensor_map::TensorMap;
 
 use crate::device::grouped;
 
@@ -55,7 +56,9 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
                     (Dtype::Bfloat16, Dtype::Bfloat16),
                 ] {
                     let plans = layer(tokens, in_dim, out, group_size, x, scale);
-                    let on_hopper = plans.iter().filter_map(|plan| plan.hopper.as_ref()).flat_map(|plan| &plan.launches);
+                    let alternatives = || plans.iter().filter_map(|plan| plan.hopper.as_ref());
+                    let mapped = alternatives().filter_map(|plan| plan.mapped.as_ref()).flatten();
+                    let on_hopper = alternatives().flat_map(|plan| &plan.launches).chain(mapped);
                     let launches = plans.iter().flat_map(|plan| &plan.launches).map(|launch| (launch, SMALLEST_CARD));
                     for (launch, most) in launches.chain(on_hopper.map(|launch| (launch, HOPPER))) {
                         let what = format!("{tokens} tokens, {out}x{in_dim} in groups of {group_size}: {launch:?}");
@@ -74,7 +77,7 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
 fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_bfloat16() {
     let of_hopper = |launches: &[Launch]| launches.iter().filter(|launch| launch.kernel.header.starts_with("hopper")).count();
     let chosen = |architecture: &str, tokens: usize, group_size: usize, x: Dtype, scale: Dtype| {
-        layer(tokens, 4096, 4096, group_size, x, scale).map(|plan| of_hopper(plan.on(architecture)))
+        layer(tokens, 4096, 4096, group_size, x, scale).map(|plan| of_hopper(plan.on(architecture, true)))
     };
     let (narrow, half) = ((Dtype::Bfloat16, Dtype::Bfloat16), (Dtype::Float16, Dtype::Float32));
     assert_eq!(chosen("sm_90a", 4096, 32, narrow.0, narrow.1), [1, 1, 1]);
@@ -85,6 +88,32 @@ fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_bfloat16() {
     assert_eq!(chosen("sm_90a", 4096, 24, narrow.0, narrow.1), [0, 0, 1], "groups that are decoded value by value");
     assert_eq!(chosen("sm_90a", 4096, 32, half.0, half.1), [0, 0, 1], "products of float32 grade");
     assert_eq!(chosen("sm_90a", 4096, 32, Dtype::Float32, Dtype::Float32), [0, 0, 0]);
+}
+
+#[test]
+fn tensor_maps_are_for_drivers_that_encode_them_and_operands_of_whole_sixteen_bytes() {
+    let narrow = (Dtype::Bfloat16, Dtype::Bfloat16);
+    let mapped = |in_dim: usize, out: usize, maps: bool| {
+        layer(4096, in_dim, out, 32, narrow.0, narrow.1).map(|plan| plan.on("sm_90a", maps).iter().any(|launch| !launch.maps.is_empty()))
+    };
+    assert_eq!(mapped(4096, 4096, true), [true; 3]);
+    assert_eq!(mapped(4096, 4096, false), [false; 3], "an old driver");
+    assert_eq!(mapped(4100, 4096, true), [false, true, false], "rows of x that are no multiple of 16 bytes");
+    assert_eq!(mapped(4096, 4100, true), [true, false, false], "rows of dy that are no multiple of 16 bytes");
+    let of = |address, dtype, dims| TensorMap::new(address, dtype, dims, 256);
+    let lawful = of(48, Dtype::Float16, [72, 20, 3]).expect("a lawful tensor map");
+    assert_eq!((lawful.dims, lawful.strides, lawful.tile), ([72, 20, 3], [144, 2880], [64, 256, 1]));
+    for (address, dtype, dims) in [
+        (8, Dtype::Float16, [72, 20, 3]),
+        (48, Dtype::Float32, [72, 20, 3]),
+        (48, Dtype::Float16, [68, 20, 3]),
+        (48, Dtype::Float16, [72, 0, 3]),
+        (48, Dtype::Float16, [72, 1 << 33, 1]),
+        (48, Dtype::Float16, [1 << 20, 1 << 20, 1]),
+    ] {
+        assert_eq!(of(address, dtype, dims), None, "{address} {dtype:?} {dims:?}");
+    }
+    assert_eq!(TensorMap::new(48, Dtype::Float16, [72, 20, 3], 257), None, "a box of 257 rows");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-// One small kernel for each group of machine instructions in ptx.cuh, so that a card can be compared with the
-// emulation, instruction by instruction. Each thread of one warp writes kWords words; units.txt holds what the
+// One small kernel for each group of machine instructions in ptx.cuh and hopper.cuh, so that a card can be compared
+// with the emulation, instruction by instruction. Each thread of one warp writes kWords words; units.txt holds what the
 // emulation gives.
 #pragma once
 #include "call.cuh"
@@ -166,6 +166,101 @@ struct UnitHopperBarriers {
       SyncWarp();
       if (lane == 0) Arrive(barrier(warp, 1));
       Write(call, kWords, round, value);
+    }
+  }
+};
+
+// Two warpgroups of four give up registers that the others need for what they hold at once.
+struct UnitHopperRegisters {
+  static constexpr int kWords = 1, kHeld = 160;
+  static DEVICE void Run(const Call& call) {
+    uint32_t all = threadIdx.x * 2654435761u;
+    if (threadIdx.x < 256) {
+      GiveUpRegisters<40>();
+      Write(call, kWords, 0, all);
+      return;
+    }
+    TakeRegisters<216>();
+    uint32_t held[kHeld];
+#pragma unroll
+    for (int i = 0; i < kHeld; i++) held[i] = all + uint32_t(i * i);
+#pragma unroll 1
+    for (int round = 0; round < 8; round++) {
+#pragma unroll
+      for (int i = 0; i < kHeld; i++) held[i] ^= 3u * held[(i + 37) % kHeld] + uint32_t(round);
+    }
+#pragma unroll
+    for (int i = 0; i < kHeld; i++) all = (all ^ held[i]) * 16777619u;
+    Write(call, kWords, 0, all);
+  }
+};
+
+// Waits for a box that the first thread has copied.
+DEVICE void ReceiveBox(const TensorMap* map, int column, int row, int plane, int bytes, Shared<uint64_t> barrier,
+                       uint32_t parity) {
+  if (threadIdx.x == 0) {
+    ExpectBytes(barrier, uint32_t(bytes));
+    CopyBox(SharedAt<uint8_t>(0), map, column, row, plane, barrier);
+    Arrive(barrier);
+  }
+  WaitForPhase(barrier, parity);
+}
+DEVICE void StartBoxes(Shared<uint64_t> barrier) {
+  if (threadIdx.x == 0) {
+    StartBarrier(barrier, 1);
+    FenceProxies();
+  }
+  SyncBlock();
+}
+
+// Boxes of 64 columns and 16 rows of a tensor of 72 columns, 8 rows and 2 planes, which begin inside it, before and
+// beyond: what lies in shared memory then, swizzled.
+struct UnitHopperBoxes {
+  static constexpr int kWords = 6, kBytes = 16 * hopper::kLine;
+  static DEVICE void Run(const Call& call, const TensorMap* maps) {
+    const Shared<uint64_t> barrier = SharedAt<uint64_t>(kBytes);
+    StartBoxes(barrier);
+    const int starts[kWords][3] = {{0, 0, 0}, {56, 3, 1}, {-5, -2, 0}, {72, 0, 0}, {8, 5, 2}, {3, 1, 1}};
+    for (int box = 0; box < kWords; box++) {
+      ReceiveBox(maps, starts[box][0], starts[box][1], starts[box][2], kBytes, barrier, uint32_t(box & 1));
+      uint32_t all = 2166136261u;
+      for (int i = 0; i < 4; i++) all = (all ^ SharedAt<uint32_t>(16 * threadIdx.x)[i]) * 16777619u;
+      Write(call, kWords, box, all);
+      SyncBlock();
+    }
+  }
+};
+
+// Shared memory in turns of the copy engine, of ordinary loads and stores, and of the tensor cores: 64 lines come from
+// a tensor of 64 columns and 16 rows, become small whole numbers in their places, and are multiplied.
+struct UnitHopperFences {
+  static constexpr int kWords = 4, kBytes = 64 * hopper::kLine;
+  static DEVICE void Run(const Call& call, const TensorMap* maps) {
+    const Shared<uint64_t> barrier = SharedAt<uint64_t>(3 * kBytes);
+    StartBoxes(barrier);
+    float d[2][kAccumulators] = {};
+    for (int round = 0; round < kWords; round++) {
+      ReceiveBox(maps, 4 * round, 3 * round - 2, 0, kBytes, barrier, uint32_t(round & 1));
+      for (int i = int(threadIdx.x); i < 192 * 64; i += 128) {
+        const Shared<uint16_t> place = SharedAt<uint16_t>(hopper::Swizzled(uint32_t(2 * i)));
+        int bits = i + round;
+        if (i < 64 * 64) bits = uint16_t(place[0]);
+        place[0] = ToBf16(float(bits % 23 - 11)).bits;
+      }
+      FenceProxies();
+      SyncBlock();
+      FenceAccumulators();
+#pragma unroll
+      for (int k = 0; k < 64; k += 16) {
+        MultiplyGroup<false, false, false>(d[0], hopper::Operand<false>(0, k), hopper::Operand<false>(kBytes, k));
+      }
+      CommitProducts();
+      WaitForProducts<0>(d);
+      SyncBlock();
+      uint32_t all = 2166136261u;
+#pragma unroll
+      for (int i = 0; i < kAccumulators; i++) all = (all ^ uint32_t(int(d[0][i]))) * 16777619u;
+      Write(call, kWords, round, all);
     }
   }
 };

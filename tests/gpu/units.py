@@ -6,6 +6,7 @@ Compiles ``tests/cuda/units.cuh`` with NVRTC and launches it with the driver, bo
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -14,19 +15,33 @@ from typing import Any
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HEADERS = ("call.cuh", "hopper.cuh", "hopper_tile.cuh", "numbers.cuh", "ptx.cuh")
 CALL_BYTES, RESULTS_AT = 168, 32
-WARP, WARPGROUP = (32, 1024), (128, 192 * 128)  # threads and bytes of shared memory
 COMPUTE_CAPABILITY = (75, 76)
+MAP_BYTES, MOST_MAPS = 128, 2
 
 
-def expected() -> dict[str, tuple[int, list[int]]]:
-    """Words of each thread and the words of a warp or, for Hopper's instructions, a warpgroup, by class."""
-    found: dict[str, tuple[int, list[int]]] = {}
+@dataclasses.dataclass
+class Unit:
+    """A kernel of ``units.cuh`` and the words that it writes on the emulated machine."""
+
+    name: str
+    words: int  # of each thread
+    threads: int
+    shared: int  # bytes
+    map: list[int] = dataclasses.field(default_factory=list)  # of a tensor map, as tests/cuda/units.rs lists them
+    wanted: list[int] = dataclasses.field(default_factory=list)
+
+
+def expected() -> list[Unit]:
+    """The committed units."""
+    found: list[Unit] = []
     for line in (REPOSITORY / "tests/cuda/units.txt").read_text().splitlines():
         if line.startswith("Unit"):
-            name, words = line.rsplit(" ", 1)
-            found[name] = (int(words), [])
+            name, *sizes = line.rsplit(" ", 3)
+            found.append(Unit(name, *map(int, sizes)))
+        elif line.startswith("map "):
+            found[-1].map = [int(number) for number in line.split()[1:]]
         elif not line.startswith("#"):
-            found[name][1].extend(int(word, 16) for word in line.split())
+            found[-1].wanted.extend(int(word, 16) for word in line.split())
     return found
 
 
@@ -49,8 +64,9 @@ def check(what: str, code: int) -> None:
         raise SystemExit(f"{what}: error {code} of CUDA")
 
 
-def compiled(compiler: ctypes.CDLL, name: str, architecture: str) -> bytes:
+def compiled(compiler: ctypes.CDLL, unit: Unit, architecture: str) -> bytes:
     """The cubin of one unit."""
+    name = unit.name
     folders = (REPOSITORY / "cpp/cuda", REPOSITORY / "tests/cuda")
     texts = {
         header: (folder / header).read_bytes()
@@ -58,7 +74,9 @@ def compiled(compiler: ctypes.CDLL, name: str, architecture: str) -> bytes:
         for header in headers
     }
     count, program, size = len(texts), ctypes.c_void_p(), ctypes.c_size_t()
-    source = f'#include "units.cuh"\nextern "C" __global__ void unit(const Call call) {{ {name}::Run(call); }}\n'
+    maps, arguments = (", const __grid_constant__ TensorMaps maps", "call, maps.of") if unit.map else ("", "call")
+    bounds = f"__launch_bounds__({unit.threads}, 1)"  # without both numbers setmaxnreg is ignored
+    source = f'#include "units.cuh"\nextern "C" __global__ void {bounds} unit(const Call call{maps}) {{ {name}::Run({arguments}); }}\n'
     strings = lambda values: (ctypes.c_char_p * len(values))(*values)
     names = strings([header.encode() for header in texts])
     check(
@@ -91,10 +109,21 @@ class Card:
         check("cuDevicePrimaryCtxRetain", self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
         check("cuCtxSetCurrent", self.driver.cuCtxSetCurrent(context))
 
-    def run(self, cubin: bytes, words: int, threads: int, shared: int) -> list[int]:
+    def encoded(self, numbers: list[int], start: int) -> ctypes.Array[ctypes.c_uint8]:
+        """What the driver makes of a tensor map, aligned as a parameter has to be, with the memory that holds it."""
+        longs, words = ctypes.c_uint64 * 3, ctypes.c_uint32 * 3
+        address, dims, strides = start + numbers[0], longs(*numbers[1:4]), longs(*numbers[4:6])
+        box, steps, (dtype, rank, *modes) = words(*numbers[6:9]), words(*numbers[9:12]), numbers[12:]
+        memory = (ctypes.c_uint8 * (MAP_BYTES * (MOST_MAPS + 1)))()
+        aligned = (ctypes.c_uint8 * (MAP_BYTES * MOST_MAPS)).from_buffer(memory, -ctypes.addressof(memory) % MAP_BYTES)
+        encode = self.driver.cuTensorMapEncodeTiled
+        check("cuTensorMapEncodeTiled", encode(aligned, dtype, rank, ctypes.c_void_p(address), dims, strides, box, steps, *modes))
+        return aligned
+
+    def run(self, cubin: bytes, unit: Unit) -> list[int]:
         """The words that all threads write."""
         module, function, memory = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
-        half = threads * words
+        half = unit.threads * unit.words
         data = (ctypes.c_uint32 * (2 * half))(*[0] * half, *range(half))
         check("cuModuleLoadData", self.driver.cuModuleLoadData(ctypes.byref(module), cubin))
         check("cuModuleGetFunction", self.driver.cuModuleGetFunction(ctypes.byref(function), module, b"unit"))
@@ -102,8 +131,9 @@ class Card:
         check("cuMemcpyHtoD", self.driver.cuMemcpyHtoD_v2(memory, data, ctypes.c_size_t(ctypes.sizeof(data))))
         call = (ctypes.c_uint8 * CALL_BYTES)()
         ctypes.memmove(ctypes.addressof(call) + RESULTS_AT, ctypes.byref(memory), 8)
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
-        launched = self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, None, arguments, None)
+        maps = self.encoded(unit.map, memory.value) if unit.map else call
+        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(call), ctypes.addressof(maps))
+        launched = self.driver.cuLaunchKernel(function, 1, 1, 1, unit.threads, 1, 1, unit.shared, None, arguments, None)
         check("cuLaunchKernel", launched)
         check("cuCtxSynchronize", self.driver.cuCtxSynchronize())
         check("cuMemcpyDtoH", self.driver.cuMemcpyDtoH_v2(data, memory, ctypes.c_size_t(ctypes.sizeof(data))))
@@ -114,19 +144,18 @@ class Card:
 def main() -> int:
     """Prints a line for each unit; the exit code is 1 where the card and the emulation differ."""
     card, compiler, differ = Card(), nvrtc(), 0
-    for name, (words, wanted) in expected().items():
-        hopper = name.startswith("UnitHopper")
-        if hopper and card.architecture != "sm_90a":
-            print(f"{name:24} not on {card.architecture}")
+    for unit in expected():
+        if unit.name.startswith("UnitHopper") and card.architecture != "sm_90a":
+            print(f"{unit.name:24} not on {card.architecture}")
             continue
-        found = card.run(compiled(compiler, name, card.architecture), words, *(WARPGROUP if hopper else WARP))
+        found, wanted = card.run(compiled(compiler, unit, card.architecture), unit), unit.wanted
         wrong = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b]
         differ += bool(wrong)
         detail = "as emulated"
         if wrong:
-            thread, word = divmod(wrong[0], words)
+            thread, word = divmod(wrong[0], unit.words)
             detail = f"{len(wrong)} words differ, first thread {thread} word {word}: {found[wrong[0]]:08x}, emulated {wanted[wrong[0]]:08x}"
-        print(f"{name:24} {detail}")
+        print(f"{unit.name:24} {detail}")
     return int(differ > 0)
 
 

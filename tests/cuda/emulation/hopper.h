@@ -21,7 +21,7 @@ inline void StartBarrier(uint32_t at, int arrivals) {
   OnWrite(at, 8, 8);
   PhaseBarrier barrier;
   barrier.expected = arrivals;
-  barrier.clock.assign(block->threads.size(), 0);
+  barrier.clock.assign(self->clock.size(), 0);
   barrier.arriving = barrier.clock;
   block->phase_barriers[at] = barrier;
 }
@@ -33,6 +33,16 @@ inline PhaseBarrier& BarrierAt(uint32_t at) {
   return found->second;
 }
 
+inline void EndPhaseIfDue(PhaseBarrier& barrier) {
+  if (int(barrier.arrived.size()) < barrier.expected || barrier.bytes) return;
+  barrier.arrived.clear();
+  barrier.phase++;
+  Join(barrier.clock, barrier.arriving);
+  for (auto& thread : block->threads) {
+    if (!thread.done && !thread.ready && thread.waits_in == kBarrierWait) thread.ready = true;
+  }
+}
+
 inline void Arrive(uint32_t at) {
   PhaseBarrier& barrier = BarrierAt(at);
   if (std::count(barrier.arrived.begin(), barrier.arrived.end(), self->index)) {
@@ -41,13 +51,8 @@ inline void Arrive(uint32_t at) {
   barrier.arrived.push_back(self->index);
   Join(barrier.arriving, self->clock);
   self->clock[size_t(self->index)]++;
-  if (int(barrier.arrived.size()) < barrier.expected) return;
-  barrier.arrived.clear();
-  barrier.phase++;
-  Join(barrier.clock, barrier.arriving);
-  for (auto& thread : block->threads) {
-    if (!thread.done && !thread.ready && thread.waits_in == kBarrierWait) thread.ready = true;
-  }
+  if (int(barrier.arrived.size()) > barrier.expected) Fail("mbarrier at shared offset %u: too many arrivals", at);
+  EndPhaseIfDue(barrier);
 }
 
 inline void WaitForPhase(uint32_t at, uint32_t parity) {
@@ -115,7 +120,7 @@ inline void StartProduct(GroupProduct product) {
       if (!Saw(thread, s.writer, s.written)) {
         Fail("race: shared byte %u read by wgmma, written by thread %u without a barrier between", i, s.writer);
       }
-      if (b.threads[s.writer].proxies_fenced < s.stored) {
+      if (s.writer < b.threads.size() && b.threads[s.writer].proxies_fenced < s.stored) {
         Fail("shared byte %u read by wgmma, written by thread %u without a fence of the proxies", i, s.writer);
       }
     }

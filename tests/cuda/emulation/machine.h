@@ -66,13 +66,20 @@ struct Thread {
   Context context{};
   bool done = false, ready = true;
   const char* waits_in = "";
-  std::vector<Clock> clock;                    // happens-before: clock[t] is the latest event of t this thread has seen
+  std::vector<Clock> clock;                    // happens-before: clock[t] is the latest event of t this thread has
+                                               // seen, the last t being the copy engine
   std::vector<std::vector<AsyncCopy>> groups;  // committed asynchronous copies, oldest first
   std::vector<AsyncCopy> open;                 // not yet committed
   uint32_t proxies_fenced = 0;                 // stores of the block before the last fence of the proxies
   bool accumulators_fenced = false;
   std::vector<GroupProduct> products;                 // under way, oldest first
   std::map<float*, std::vector<float>> accumulators;  // of those products
+};
+
+// A bulk copy under way: where its bytes will lie, and the barrier that counts them.
+struct BulkCopy {
+  uint32_t to, barrier;
+  std::vector<uint8_t> image;
 };
 
 // What is known of one byte of shared memory.
@@ -94,10 +101,12 @@ struct Barrier {
   std::vector<int> arrived;
 };
 
-// An mbarrier: who has arrived in this phase, and what threads had seen that arrived in it and in those before.
+// An mbarrier: who has arrived in this phase, bytes announced that have not come, and what threads had seen that
+// arrived in it and in those before.
 struct PhaseBarrier {
   int expected = 0;
   unsigned phase = 0;
+  int64_t bytes = 0;
   std::vector<int> arrived;
   std::vector<Clock> arriving, clock;
 };
@@ -112,7 +121,10 @@ struct Block {
   std::vector<Shadow> shadow;
   std::map<uint32_t, PhaseBarrier> phase_barriers;  // by their shared offset
   uint32_t stores = 0;
-  int64_t registers_left = 0;  // given up and not taken
+  std::vector<BulkCopy> copies;    // under way, oldest first
+  Clock landed = 0;                // events of the copy engine
+  void (*land)(size_t) = nullptr;  // lets one of them land
+  int64_t registers_left = 0;      // given up and not taken
   Options options;
   uint32_t random = 1;
   Context scheduler{};
@@ -148,7 +160,7 @@ inline void Join(std::vector<Clock>& into, const std::vector<Clock>& from) {
 // All of `who` have now seen what each of them did before; later accesses are new events.
 template <typename Threads>
 void Synchronise(const Threads& who) {
-  std::vector<Clock> all(block->threads.size(), 0);
+  std::vector<Clock> all(block->threads.size() + 1, 0);
   for (Thread* thread : who) Join(all, thread->clock);
   for (Thread* thread : who) {
     thread->clock = all;
@@ -233,6 +245,17 @@ inline void FiberMain() {
   throw Error(text);
 }
 
+inline uint32_t Random(Block& b, size_t below) {
+  b.random = b.random * 1664525u + 1013904223u;
+  return uint32_t((b.random >> 8) % below);
+}
+
+// A copy under way that may land next: the oldest, the youngest, or any.
+inline size_t NextCopy(Block& b) {
+  if (b.options.schedule == Schedule::kForward) return 0;
+  return b.options.schedule == Schedule::kReverse ? b.copies.size() - 1 : Random(b, b.copies.size());
+}
+
 inline void RunBlock(Block& b, const std::function<void()>& body) {
   size_t count = size_t(b.size.x);
   b.threads.assign(count, Thread{});
@@ -240,6 +263,8 @@ inline void RunBlock(Block& b, const std::function<void()>& body) {
   b.barrier = {};
   b.phase_barriers.clear();
   b.stores = 0;
+  b.copies.clear();
+  b.landed = 0;
   b.registers_left = 0;
   memset(b.shared, 0xFF, b.shared_bytes);
   b.shadow.assign(b.shared_bytes, Shadow{});
@@ -252,7 +277,7 @@ inline void RunBlock(Block& b, const std::function<void()>& body) {
     thread.lane = int(i % 32);
     thread.warp = int(i / 32);
     thread.id = {unsigned(i), 0, 0};
-    thread.clock.assign(count, 0);
+    thread.clock.assign(count + 1, 0);
     thread.clock[i] = 1;
     Prepare(thread.context, i, FiberMain);
   }
@@ -264,16 +289,19 @@ inline void RunBlock(Block& b, const std::function<void()>& body) {
       all_done &= thread.done;
       if (thread.ready) ready.push_back(&thread);
     }
-    if (all_done) return;
-    if (ready.empty()) ReportDeadlock();
+    if (all_done && b.copies.empty()) return;
+    if (all_done) throw Error(std::string(b.kernel) + ": a block ends with a bulk copy under way");
+    if (ready.empty()) {
+      if (b.copies.empty()) ReportDeadlock();
+      b.land(NextCopy(b));
+      continue;
+    }
     if (b.options.schedule == Schedule::kReverse) {
       for (size_t i = 0, n = ready.size(); i < n / 2; i++) std::swap(ready[i], ready[n - 1 - i]);
     }
     if (b.options.schedule == Schedule::kRandom) {
-      for (size_t i = ready.size(); i > 1; i--) {
-        b.random = b.random * 1664525u + 1013904223u;
-        std::swap(ready[i - 1], ready[(b.random >> 8) % i]);
-      }
+      if (!b.copies.empty() && Random(b, 2)) b.land(NextCopy(b));
+      for (size_t i = ready.size(); i > 1; i--) std::swap(ready[i - 1], ready[Random(b, i)]);
     }
     for (Thread* thread : ready) {
       if (!thread->ready) continue;
