@@ -9,7 +9,7 @@ use ternax::float::Activation;
 use ternax::trits::{GroupLayout, TernaryMatrix, pack_row};
 
 /// Sizes of one problem: `x [tokens, in_dim]`, `T [out_dim, in_dim]` in groups of `group_size`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub tokens: usize,
     pub in_dim: usize,

@@ -269,7 +269,7 @@ struct UnitHopperFences {
 // the layouts of operands and accumulators. The last word is made of all accumulators.
 template <bool kHalf, bool kSlowA, bool kSlowB>
 struct UnitHopperMultiply {
-  static constexpr int kWords = 9;
+  static constexpr int kWords = 5;
   static DEVICE void Run(const Call& call) {
     constexpr uint32_t kLeft = 0, kRight = 64 * hopper::kLine;
     for (int i = int(threadIdx.x); i < 192 * 64; i += 128) {
@@ -294,7 +294,7 @@ struct UnitHopperMultiply {
 #pragma unroll
     for (int i = 0; i < kAccumulators; i++) {
       all = (all ^ uint32_t(int(d[0][i]))) * 16777619u;
-      if (i % 9 == 0) Write(call, kWords, i / 9, FloatBits(d[0][i]));
+      if (i % 18 == 0) Write(call, kWords, i / 18, FloatBits(d[0][i]));
     }
     Write(call, kWords, kWords - 1, all);
   }

@@ -31,10 +31,10 @@ const UNITS: [(&str, usize); 20] = [
     ("UnitHopperRegisters", 1),
     ("UnitHopperBoxes", 6),
     ("UnitHopperFences", 4),
-    ("UnitHopperMultiply<false, false, false>", 9),
-    ("UnitHopperMultiply<false, false, true>", 9),
-    ("UnitHopperMultiply<true, true, true>", 9),
-    ("UnitHopperMultiply<true, true, false>", 9),
+    ("UnitHopperMultiply<false, false, false>", 5),
+    ("UnitHopperMultiply<false, false, true>", 5),
+    ("UnitHopperMultiply<true, true, true>", 5),
+    ("UnitHopperMultiply<true, true, false>", 5),
 ];
 
 /// Threads of a block and bytes of its shared memory.
