@@ -138,27 +138,34 @@ impl<A: Activation> Problem<A> {
         f64::from(scale) * f64::from(self.trits[row * self.shape.in_dim + input])
     }
 
+    /// `S T`, row by row.
+    fn weights(&self) -> Vec<f64> {
+        let Shape { in_dim, out_dim, .. } = self.shape;
+        (0..out_dim * in_dim).map(|at| self.weight(at / in_dim, at % in_dim)).collect()
+    }
+
     /// `y = x (S T)^t`: each value with the sum of its terms' sizes.
     pub fn matmul(&self) -> Vec<Sum> {
         let Shape { tokens, in_dim, out_dim, .. } = self.shape;
-        let term = |token: usize, row: usize, input: usize| f64::from(self.x[token * in_dim + input].to_f32()) * self.weight(row, input);
-        (0..tokens * out_dim).map(|at| Sum::of((0..in_dim).map(|i| term(at / out_dim, at % out_dim, i)))).collect()
+        let (x, weights) = (wide(&self.x), self.weights());
+        let term = |token: usize, row: usize, input: usize| x[token * in_dim + input] * weights[row * in_dim + input];
+        (0..tokens * out_dim).map(|at| (at / out_dim, at % out_dim)).map(|(t, o)| Sum::of((0..in_dim).map(|i| term(t, o, i)))).collect()
     }
 
     /// `dx = dy (S T)`: each value with the sum of its terms' sizes.
     pub fn matmul_transposed(&self) -> Vec<Sum> {
         let Shape { tokens, in_dim, out_dim, .. } = self.shape;
-        let term = |token: usize, input: usize, row: usize| f64::from(self.dy[token * out_dim + row].to_f32()) * self.weight(row, input);
-        (0..tokens * in_dim).map(|at| Sum::of((0..out_dim).map(|o| term(at / in_dim, at % in_dim, o)))).collect()
+        let (dy, weights) = (wide(&self.dy), self.weights());
+        let term = |token: usize, input: usize, row: usize| dy[token * out_dim + row] * weights[row * in_dim + input];
+        (0..tokens * in_dim).map(|at| (at / in_dim, at % in_dim)).map(|(t, i)| Sum::of((0..out_dim).map(|o| term(t, i, o)))).collect()
     }
 
     /// `dW = dy^t x`, `[out, in]`: each value with the sum of its terms' sizes.
     pub fn weight_gradient(&self) -> Vec<Sum> {
         let Shape { tokens, in_dim, out_dim, .. } = self.shape;
-        let term = |row: usize, input: usize, token: usize| {
-            f64::from(self.dy[token * out_dim + row].to_f32()) * f64::from(self.x[token * in_dim + input].to_f32())
-        };
-        (0..out_dim * in_dim).map(|at| Sum::of((0..tokens).map(|t| term(at / in_dim, at % in_dim, t)))).collect()
+        let (x, dy) = (wide(&self.x), wide(&self.dy));
+        let term = |row: usize, input: usize, token: usize| dy[token * out_dim + row] * x[token * in_dim + input];
+        (0..out_dim * in_dim).map(|at| (at / in_dim, at % in_dim)).map(|(o, i)| Sum::of((0..tokens).map(|t| term(o, i, t)))).collect()
     }
 
     /// The scores, each with the number of its gradients whose sign float32 may not decide (the tie band).
@@ -177,6 +184,10 @@ impl<A: Activation> Problem<A> {
         }
         scores
     }
+}
+
+fn wide<A: Activation>(values: &[A]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(value.to_f32())).collect()
 }
 
 /// A sum in float64 and the sum of the sizes of its terms.
