@@ -294,19 +294,25 @@ impl<'a> Product<'a> {
         Ok(Shape { kernel, grid, split_steps, splits, shared })
     }
 
-    /// Either product in bfloat16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
+    /// Either product in bfloat16 or float16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
     fn hopper(&self, members: usize, most_splits: usize) -> Option<(Shape, bool)> {
-        if self.data.dtype != Bfloat16 || self.scale.dtype != Bfloat16 {
-            return None;
-        }
+        let half = match (self.data.dtype, self.scale.dtype) {
+            (Bfloat16, Bfloat16) => false,
+            (Float16, _) => true,
+            _ => return None,
+        };
         let (columns, length) = (self.result_dim(), if self.forward { self.layout.in_dim() } else { self.out_dim });
-        let tiles = hopper::Tiles::of(self.tokens, columns, members);
+        // In float16 each column of the weight takes two of a tile, and a block has one tile.
+        let wide = if half { hopper::COLUMNS / 2 } else { hopper::COLUMNS };
+        let tiles = hopper::Tiles::of(self.tokens, columns, wide, members);
         let steps = length.div_ceil(hopper::STEPS);
         let wanted = tiles.wanted_splits(steps).min(most_splits);
         let split_steps = steps.div_ceil(wanted).max(1);
-        let kernel = Kernel::hopper_matmul(self.forward, self.group());
+        let kernel = Kernel::hopper_matmul(self.data.dtype, self.forward, self.group());
         let splits = steps.div_ceil(split_steps).max(1);
-        let shape = Shape { kernel, grid: [tiles.blocks(splits), 1], split_steps, splits, shared: hopper::SHARED };
+        let blocks = if half { tiles.own_blocks() } else { tiles.shared_blocks(splits) };
+        let shared = hopper::SHARED + if half { 4 * wide } else { 0 };
+        let shape = Shape { kernel, grid: [blocks, 1], split_steps, splits, shared };
         Some((shape, self.tokens >= hopper::FEWEST_TOKENS && fixed(self.group()) != 0))
     }
 

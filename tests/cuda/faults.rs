@@ -38,9 +38,9 @@ const TRANSPOSED_ASYNC: &str = "MatmulTransposed<bf16, bf16, 0, true>";
 const TRANSPOSED_HALF: &str = "MatmulTransposed<f16, float, 32, true>";
 const CORRELATE: &str = "Correlate<float, false>";
 const CORRELATE_ASYNC: &str = "Correlate<bf16, true>";
-const HOPPER: &str = "HopperMatmul<true, 32>";
-const HOPPER_TRANSPOSED: &str = "HopperMatmul<false, 32>";
-const HOPPER_ANY: &str = "HopperMatmul<true, 0>";
+const HOPPER: &str = "HopperMatmul<bf16, true, 32>";
+const HOPPER_TRANSPOSED: &str = "HopperMatmul<bf16, false, 32>";
+const HOPPER_ANY: &str = "HopperMatmul<bf16, true, 0>";
 const HOPPER_CORRELATE: &str = "HopperCorrelate<bf16>";
 
 const FAULTS: &[Fault] = &[
@@ -81,7 +81,7 @@ const FAULTS: &[Fault] = &[
     fault("tile.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", MANY_ASYNC, [20, 128, 24, 32]),
     fault("tile.cuh", "const int ahead = s + kStages - 1;", "const int ahead = s + kStages;", MANY_ASYNC, [20, 160, 24, 32]),
     fault("tile.cuh", "(s + 1) % kStages) * stage_bytes);", "s % kStages) * stage_bytes);", MANY, [20, 128, 20, 32]),
-    fault("tile.cuh", "limb_a + limb_b > kMost", "limb_a + limb_b >= kMost", "MatmulMany<float, float, 0, 16, false>", [20, 8, 20, 8]),
+    fault("tile.cuh", "limb_a + limb_b > kMost", "limb_a + limb_b >= kMost", "MatmulMany<float, float, 0, 16, false>", [20, 12, 20, 12]),
     fault("tile.cuh", "8 * (kIsA ? middle : high)", "8 * (kIsA ? high : middle)", MANY, [20, 96, 20, 32]),
     fault("tile.cuh", "r < window.rows && c + h < window.columns", "r < window.rows", MANY, [20, 100, 20, 32]),
     fault("tile.cuh", "r < window.rows ? Max(0", "true ? Max(0", MANY_ASYNC, [20, 128, 24, 32]),
@@ -202,7 +202,7 @@ const SHARED_FAULTS: &[Fault] = &[
         "static constexpr int kLimbs = 3;",
         "static constexpr int kLimbs = 2;",
         "MatmulMany<float, float, 0, 16, false>",
-        [20, 8, 20, 8],
+        [20, 12, 20, 12],
     ),
     fault("numbers.cuh", "if constexpr (kHalf) {", "if constexpr (!kHalf) {", MANY, [20, 96, 20, 32]),
     fault(
