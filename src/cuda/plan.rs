@@ -45,6 +45,9 @@ pub struct Request {
     /// The attributes.
     #[serde(default)]
     pub attributes: Attributes,
+    /// Whether the activations stand for any number of tokens: their leading dimensions are then one, of any size.
+    #[serde(default)]
+    pub any_tokens: bool,
 }
 
 /// What a call launches, in order, and the float32 elements of scratch that it needs as a further result (0: no such result).
@@ -79,7 +82,7 @@ impl Plan {
 
 /// Plans a call. Where the scratch result is missing its address is 0: such a plan is for its size alone.
 pub fn plan(request: &Request) -> Result<Plan> {
-    let Request { operation, operands, results, attributes } = request;
+    let Request { operation, operands, results, attributes, .. } = request;
     let operands = operands.as_slice();
     match (operation.as_str(), operands, results.as_slice()) {
         ("matmul", [x, trits, scale], [y, scratch @ ..]) => Product::new("matmul", true, x, trits, scale, y, *attributes)?.plan(scratch),
@@ -102,6 +105,43 @@ pub fn plan(request: &Request) -> Result<Plan> {
             found: format!("{operation} of {} operands and {} results", operands.len(), results.len()),
         }),
     }
+}
+
+/// The float32 elements of scratch that a call needs, or needs at most with any number of tokens.
+pub fn scratch(request: &Request) -> Result<usize> {
+    if !request.any_tokens {
+        return Ok(plan(request)?.scratch);
+    }
+    let mut request = request.clone();
+    // Up to the last of these each number has a plan of its own. Beyond them, tokens that fill their tiles need the most, and no contraction
+    // is cut into more parts than there are blocks: of outputs or inputs where there are fewer tiles, of tokens at eight steps for each part.
+    let numbers = (1..=FEW_TOKENS[FEW_TOKENS.len() - 1]).chain((1..=2 * BLOCKS).map(|tiles| tiles * TILE));
+    let mut most = 1;
+    for tokens in numbers {
+        set_tokens(&mut request, tokens)?;
+        most = most.max(plan(&request)?.scratch);
+    }
+    Ok(most)
+}
+
+/// Gives the activations of a call a number of tokens.
+fn set_tokens(request: &mut Request, tokens: usize) -> Result<()> {
+    const OPERATION: &str = "scratch";
+    let Request { operation, operands, results, .. } = request;
+    let (trits, activations) = match (operation.as_str(), &mut operands[..], &mut results[..]) {
+        ("matmul" | "matmul_transposed", [data, trits, _], [result]) => (trits, [data, result]),
+        ("correlate", [x, dy, trits], _) => (trits, [x, dy]),
+        _ => {
+            let wanted = "be a product or its scores: no other call has tokens".into();
+            return Err(Error::Argument { operation: OPERATION, argument: "operation", wanted, found: operation.clone() });
+        }
+    };
+    let ensemble = trits.leading(OPERATION, "trits", 3).map(|_| trits.shape.len() - 3)?;
+    for tensor in activations {
+        tensor.leading(OPERATION, "activations", ensemble + 2)?;
+        tensor.shape[ensemble] = tokens;
+    }
+    Ok(())
 }
 
 /// A size as the kernels hold it.
@@ -377,6 +417,8 @@ impl<'a> Product<'a> {
 fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
     match scratch {
         [] => Ok(0),
+        // Where sizes were unknown when the program was made there is more than this call needs.
+        [tensor] if tensor.dtype == Float32 && tensor.shape.len() == 1 && tensor.shape[0] >= elements => Ok(tensor.address),
         [tensor] => tensor.expect(operation, "scratch", &[Float32], &[elements]).map(|()| tensor.address),
         _ => Err(Error::Argument { operation, argument: "scratch", wanted: "be one result".into(), found: scratch.len().to_string() }),
     }

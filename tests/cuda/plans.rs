@@ -1,9 +1,11 @@
 //! Plans of calls of every size: what a card can hold, and what must be refused.
 
 use ternax::cuda::call::Launch;
-use ternax::cuda::plan::{Attributes, Plan, Request, plan};
+use ternax::cuda::kernel::PRODUCTS;
+use ternax::cuda::plan::{Attributes, Plan, Request, plan, scratch};
 use ternax::cuda::tensor::{Dtype, Tensor};
 
+use crate::common::Random;
 use crate::device::grouped;
 use crate::machine::{classes, emulated};
 
@@ -15,7 +17,7 @@ fn tensor(dtype: Dtype, shape: &[usize]) -> Tensor {
 }
 
 fn planned(operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, attributes: Attributes) -> Result<Plan, String> {
-    plan(&Request { operation: operation.into(), operands, results, attributes }).map_err(|error| error.to_string())
+    plan(&Request { operation: operation.into(), operands, results, attributes, any_tokens: false }).map_err(|error| error.to_string())
 }
 
 /// Dynamic shared memory of one block on Hopper.
@@ -95,7 +97,47 @@ fn scratch_is_asked_for_only_where_the_contraction_is_split_and_has_to_be_that_s
     assert!(size > 64 && size.is_multiple_of(64), "{size}");
     let with = |scratch: usize| planned("matmul", operands.clone(), vec![y.clone(), tensor(Dtype::Float32, &[scratch])], grouped(32));
     assert_eq!(with(size).expect("the right scratch").launches.len(), 2, "the parts, and their sum");
+    assert_eq!(with(size + 1).expect("more than enough").launches.len(), 2);
     assert!(with(size - 1).expect_err("too little").contains("matmul: scratch must be"));
+}
+
+#[test]
+fn scratch_for_any_number_of_tokens_is_enough_for_every_number_and_no_more_than_one_of_them_needs() {
+    let mut random = Random::new(5);
+    let widths = [1, 64, 77, 256, 333, 1000, 4096];
+    for (index, &out) in widths.iter().enumerate() {
+        let (in_dim, group_size) = (widths[(index * 3 + 2) % widths.len()], [8, 24, 32, 256][index % 4]);
+        for (x, scale) in PRODUCTS {
+            for (operation, members) in [("matmul", 1), ("matmul_transposed", 1), ("correlate", 1), ("matmul", 3), ("correlate", 3)] {
+                let request = |tokens: usize, any_tokens| {
+                    let lead = |shape: &[usize]| [&[members], shape].concat();
+                    let own = |tensor: Tensor| Tensor { shape: lead(&tensor.shape), ..tensor };
+                    let [trits, scale] = weight(in_dim, out, group_size, scale).map(own);
+                    let (wide, narrow) = (tensor(x, &lead(&[tokens, in_dim])), tensor(x, &lead(&[tokens, out])));
+                    let score = tensor(Dtype::Float32, &scale.shape);
+                    let (operands, results) = match operation {
+                        "matmul" => (vec![wide, trits, scale], vec![narrow]),
+                        "matmul_transposed" => (vec![narrow, trits, scale], vec![wide]),
+                        _ => (vec![wide, narrow, trits], vec![score, tensor(Dtype::Float32, &[members])]),
+                    };
+                    Request { operation: operation.into(), operands, results, attributes: grouped(group_size), any_tokens }
+                };
+                let what = format!("{operation} of {out}x{in_dim} in groups of {group_size}, {members} members, {x:?} {scale:?}");
+                let most = scratch(&request(1, true)).expect("a bound");
+                assert!(most * size_of::<f32>() <= 32 << 20, "{what}: {most}");
+                let mut needed = 0;
+                for tokens in (0..300).chain((0..300).map(|_| random.integer(1, 100_000) as usize)).chain((1..530).map(|tiles| tiles * 128)) {
+                    let mut request = request(tokens, false);
+                    let elements = scratch(&request).expect("a lawful call");
+                    assert!(elements <= most, "{what}, {tokens} tokens: {elements} of {most}");
+                    needed = elements.max(needed);
+                    request.results.push(tensor(Dtype::Float32, &[most]));
+                    assert_eq!(plan(&request).expect("enough scratch").scratch, elements, "{what}, {tokens} tokens");
+                }
+                assert_eq!(most, needed.max(1), "{what}");
+            }
+        }
+    }
 }
 
 #[test]
