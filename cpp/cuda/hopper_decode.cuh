@@ -243,7 +243,7 @@ struct LineDecoder<Scales, 0> {
         const uint32_t w = fraction * 3;
         const int to = i + digit - first;
         fraction = w & 255;
-        if (digit < first || digit >= end || to >= count) continue;
+        if (digit < first || to >= count) continue;  // what lies behind the group the next one replaces
         const uint32_t byte = Swizzled(at + uint32_t(line * kLine + half * 64 + 2 * to));
         SharedAt<uint16_t>(byte)[0] = OfDigit(table.low, table.high, w >> 8);
       }

@@ -126,7 +126,8 @@ fn scratch_for_any_number_of_tokens_is_enough_for_every_number_and_no_more_than_
                 let most = scratch(&request(1, true)).expect("a bound");
                 assert!(most * size_of::<f32>() <= 32 << 20, "{what}: {most}");
                 let mut needed = 0;
-                for tokens in (0..300).chain((0..300).map(|_| random.integer(1, 100_000) as usize)).chain((1..530).map(|tiles| tiles * 128)) {
+                for tokens in (0..300).chain((0..300).map(|_| random.integer(1, 100_000) as usize)).chain((1..530).map(|tiles| tiles * 128))
+                {
                     let mut request = request(tokens, false);
                     let elements = scratch(&request).expect("a lawful call");
                     assert!(elements <= most, "{what}, {tokens} tokens: {elements} of {most}");
