@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
 use ternax::cuda::compile::{Compiled, compile, compile_source};
-use ternax::cuda::kernel::Kernel;
+use ternax::cuda::kernel::{FIXED_GROUPS, HOPPER, Kernel, PRODUCTS};
 use ternax::cuda::library;
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
@@ -74,11 +74,15 @@ fn limits() -> BTreeMap<(String, String), u32> {
         .collect()
 }
 
-/// Every kernel's report on every architecture.
-fn reports() -> BTreeMap<(String, String), Resources> {
-    let kernels = Kernel::all();
-    let all = kernels.iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel, architecture)));
-    let tasks: Vec<(&Kernel, &str)> = all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).collect();
+/// Every kernel on every architecture, and each other length of groups on one.
+fn kernels() -> Vec<(Kernel, &'static str)> {
+    let all = Kernel::all().into_iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel.clone(), architecture)));
+    let on_one = Kernel::of_lengths().into_iter().map(|kernel| (kernel, HOPPER));
+    all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).chain(on_one).collect()
+}
+
+/// The report of each task.
+fn reports(tasks: &[(Kernel, &str)]) -> BTreeMap<(String, String), Resources> {
     let (next, reports) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
@@ -101,7 +105,7 @@ fn reports() -> BTreeMap<(String, String), Resources> {
 #[test]
 fn every_specialisation_compiles_within_its_limits_and_spills_nothing() {
     find_compiler();
-    let reports = reports();
+    let reports = reports(&kernels());
     if let Some(how) = env::var_os("TERNAX_WRITE_LIMITS") {
         let known = if how == "raise" { limits() } else { BTreeMap::new() };
         let most = |key, found: &Resources| known.get(key).map_or(found.registers, |&limit| limit.max(found.registers));
@@ -122,6 +126,17 @@ fn every_specialisation_compiles_within_its_limits_and_spills_nothing() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "takes minutes: for changes to kernels of other lengths than 32"]
+fn every_length_of_groups_compiles_with_every_type_and_spills_nothing() {
+    find_compiler();
+    let lengths = FIXED_GROUPS.into_iter().flat_map(|group| PRODUCTS.into_iter().flat_map(move |types| Kernel::of_length(group, types)));
+    let all = lengths.flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel.clone(), architecture)));
+    let tasks: Vec<_> = all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).collect();
+    let wrong: Vec<_> = reports(&tasks).into_iter().filter(|(_, found)| found.stack + found.spilled + found.shared > 0).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

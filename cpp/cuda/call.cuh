@@ -32,6 +32,7 @@ struct Call {
 constexpr DEVICE int CeilDivide(int a, int b) { return (a + b - 1) / b; }
 constexpr DEVICE int Min(int a, int b) { return a < b ? a : b; }
 constexpr DEVICE int Max(int a, int b) { return a > b ? a : b; }
+constexpr DEVICE uint32_t Max(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 // How rows are cut: groups of kGroup inputs, or of a number known only at run time where kGroup is 0.
 template <int kGroup>

@@ -91,24 +91,17 @@ struct MatmulTransposed {
     const int groups = (Min(layout.in_dim, column0 + kTile) - 1) / layout.Group() - first + 1;
     uint32_t largest = 0;
     for (int i = int(threadIdx.x); i < rows * groups; i += kTileThreads) {
-      const S value = Load(scale + (row0 + i / groups) * layout.Groups() + first + i % groups);
-      const uint32_t size = FloatBits(ToFloat(value)) & 0x7FFFFFFFu;
-      if (size < 0x7F800000u && size > largest) largest = size;
+      largest =
+          LargerFinite(largest, ToFloat(Load(scale + (row0 + i / groups) * layout.Groups() + first + i % groups)));
     }
 #pragma unroll
-    for (int distance = 16; distance; distance /= 2) {
-      const uint32_t other = ShuffleXor(largest, distance);
-      largest = other > largest ? other : largest;
-    }
+    for (int distance = 16; distance; distance /= 2) largest = Max(largest, ShuffleXor(largest, distance));
     const Shared<uint32_t> warps = SharedAt<uint32_t>(0);
     if (threadIdx.x % 32 == 0) warps[int(threadIdx.x) / 32] = largest;
     SyncBlock();
-    for (int warp = 0; warp < kTileThreads / 32; warp++) {
-      const uint32_t other = warps[warp];
-      largest = other > largest ? other : largest;
-    }
+    for (int warp = 0; warp < kTileThreads / 32; warp++) largest = Max(largest, uint32_t(warps[warp]));
     SyncBlock();  // before the tiles take its place
-    return Min(14 + 127 - int(largest >> 23), 126);
+    return ExponentTo14(largest);
   }
 
   // grid (ceil(tokens / 128), ceil(in / 128), members * splits)

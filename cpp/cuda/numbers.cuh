@@ -44,6 +44,18 @@ DEVICE uint16_t TakeHalf(float& rest) {
   return limb.bits;
 }
 
+// Numbers of any size are brought into float16's range by a power of two, which the largest finite one of them decides:
+// the larger of two sizes, as bits,
+DEVICE uint32_t LargerFinite(uint32_t size, float value) {
+  const uint32_t other = FloatBits(value) & 0x7FFFFFFFu;
+  return other < 0x7F800000u && other > size ? other : size;
+}
+// and the exponent that brings this size to 2^14.
+DEVICE int ExponentTo14(uint32_t size) {
+  const int exponent = 14 + 127 - int(size >> 23);
+  return exponent < 126 ? exponent : 126;
+}
+
 // The byte as an 8-bit fraction of 243; each product with 3 pushes the next digit, the highest first, above its 8 bits.
 DEVICE uint32_t Fraction(uint32_t byte) { return byte + ((byte * 55 + 1003) >> 10); }
 

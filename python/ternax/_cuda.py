@@ -61,16 +61,45 @@ def problem() -> str:
     return found
 
 
-def _tensor(aval: Any) -> dict[str, Any]:
-    return {"dtype": aval.dtype.name, "shape": list(aval.shape)}
+# Operations whose calls never need scratch, and operands and results that have a row for each token.
+WITHOUT_SCRATCH = ("correlate_dense", "scale", "pack", "unpack", "dequantize")
+TOKENS = {"matmul": ((0,), (0,)), "matmul_transposed": ((0,), (0,)), "correlate": ((0, 1), ())}
+
+
+def known(*avals: Any) -> bool:
+    """Whether all sizes are numbers, none a symbolic dimension of ``jax.export``."""
+    return all(isinstance(n, int) for a in avals for n in a.shape)
+
+
+def _tensors(avals: Sequence[Any], with_tokens: Sequence[int], ensemble: int) -> list[dict[str, Any]]:
+    """Shapes and dtypes; where tokens are symbolic, with one dimension for all that count them."""
+    shapes = [(*a.shape[:ensemble], 1, a.shape[-1]) if k in with_tokens else a.shape for k, a in enumerate(avals)]
+    return [{"dtype": a.dtype.name, "shape": list(shape)} for a, shape in zip(avals, shapes, strict=True)]
+
+
+def _request(operation: str, operands: Sequence[Any], results: Sequence[Any]) -> dict[str, Any]:
+    any_tokens = not known(*operands, *results) and operation in TOKENS
+    rows = TOKENS[operation] if any_tokens else ((), ())
+    ensemble = operands[2 if operation == "correlate" else 1].ndim - 3 if any_tokens else 0
+    described = [_tensors(avals, own, ensemble) for avals, own in zip((operands, results), rows, strict=True)]
+    return {"operation": operation, "operands": described[0], "results": described[1], "any_tokens": any_tokens}
+
+
+def serves(operation: str, operands: Sequence[Any], results: Sequence[Any]) -> bool:
+    """Whether the scratch of a call has a known bound: that of a product or its scores if only its tokens are symbolic."""
+    if operation in WITHOUT_SCRATCH:
+        return True
+    request = _request(operation, operands, results)
+    return all(isinstance(n, int) for tensor in request["operands"] + request["results"] for n in tensor["shape"])
 
 
 def scratch(operation: str, operands: Sequence[Any], results: Sequence[Any], attributes: dict[str, Any]) -> int:
-    """The float32 elements of scratch that a call needs as a further result, 0 for none, from abstract operands and results."""
-    request = {
-        "operation": operation,
-        "operands": [_tensor(a) for a in operands],
-        "results": [_tensor(a) for a in results],
-        "attributes": {name: value.item() for name, value in attributes.items()},
-    }
+    """The float32 elements of scratch that a call needs as a further result, 0 for none, from abstract operands and results.
+
+    Where the number of tokens is symbolic, as many as any number of them needs.
+    """
+    if operation in WITHOUT_SCRATCH:
+        return 0
+    request = _request(operation, operands, results)
+    request["attributes"] = {name: value.item() for name, value in attributes.items()}
     return int(_host.call("gpu_scratch", *_host.data(json.dumps(request).encode())))

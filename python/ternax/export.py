@@ -43,7 +43,7 @@ def export(fun: Callable[..., Any], *, platforms: Sequence[str] | None = None) -
     ``export(f)(weights, jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, 64"), jnp.float32))``. ``Exported.serialize`` and
     ``jax.export.deserialize``, which need the package flatbuffers, keep ternary weights as what they are. ``platforms`` (default: the
     current one) need not be at hand; on one that the library has no custom calls for, the program holds the ``jax.numpy`` twins. So it
-    does for CUDA where sizes are symbolic.
+    does for CUDA where other sizes of a product than that of the batch are symbolic.
 
     Several devices need ``jax.shard_map``: a jit over sharded operands raises NotImplementedError, since jax cannot store the callbacks
     of custom_partitioning. A program exported for 8 devices runs on 8 devices.

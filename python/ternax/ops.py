@@ -317,10 +317,11 @@ def _custom_call(op: Operation) -> Primitive:
         return native(ctx, *operands, **_attributes(params))
 
     def on_cuda(ctx: Any, *operands: Any, **params: Any) -> Any:
-        known = all(isinstance(n, int) for a in ctx.avals_in for n in a.shape)  # scratch is sized when a program is made
-        if not known or _cuda.problem():
+        if _cuda.problem() or not _cuda.serves(op.name, ctx.avals_in, ctx.avals_out):
             return plain(ctx, *operands, **params)
-        if kernel := _choice.kernel(op.name, ctx.avals_in):
+        # Of an unknown number of tokens none knows which composition is the faster.
+        kernel = _choice.kernel(op.name, ctx.avals_in) if _cuda.known(*ctx.avals_in) else None
+        if kernel:
             composed = functools.partial(kernel, bind)
             return mlir.lower_fun(composed, multiple_results=op.results > 1)(ctx, *operands, **params)
         if op.name in ("matmul", "matmul_transposed") and ctx.avals_in[2].dtype == BF16 and ctx.avals_in[0].dtype != BF16:

@@ -3,7 +3,7 @@
 /// Rows of a tile.
 pub const ROWS: usize = 256;
 /// Columns of a tile: as many as in the kernels of every architecture.
-const COLUMNS: usize = 128;
+pub const COLUMNS: usize = 128;
 /// Steps of the contraction in a stage.
 pub const STEPS: usize = 64;
 /// Dynamic shared memory of a block: four stages and their barriers.
@@ -21,9 +21,9 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Of `members` results of `rows` by `columns`.
-    pub fn of(rows: usize, columns: usize, members: usize) -> Self {
-        Self { each: rows.div_ceil(ROWS) * columns.div_ceil(COLUMNS), members: members.max(1) }
+    /// Of `members` results of `rows` by `columns`, `wide` of which a tile has.
+    pub fn of(rows: usize, columns: usize, wide: usize, members: usize) -> Self {
+        Self { each: rows.div_ceil(ROWS) * columns.div_ceil(wide), members: members.max(1) }
     }
 
     /// Parts of a contraction of `steps` stages that fill the card, each of at least eight stages.
@@ -32,7 +32,12 @@ impl Tiles {
     }
 
     /// Blocks of one member and part: where there are more tiles than the card holds blocks, each block takes several.
-    pub fn blocks(self, splits: usize) -> u32 {
+    pub fn shared_blocks(self, splits: usize) -> u32 {
         self.each.min((BLOCKS / (self.members * splits)).max(1)) as u32
+    }
+
+    /// As many blocks as tiles.
+    pub fn own_blocks(self) -> u32 {
+        self.each as u32
     }
 }

@@ -24,8 +24,13 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("tile.cuh", include_str!("../../cpp/cuda/tile.cuh")),
 ];
 
-/// Group lengths that kernels are specialised on; all others run with a length known at run time, written 0.
-const FIXED_GROUPS: [usize; 1] = [32];
+/// Group lengths that kernels are specialised on: powers of two, and those that pack without loss. All others run with a length known at
+/// run time, written 0.
+pub const FIXED_GROUPS: [usize; 9] = [8, 16, 32, 40, 64, 80, 128, 160, 256];
+/// Types of the activations and scales of products.
+pub const PRODUCTS: [(Dtype, Dtype); 4] = [(Float32, Float32), (Float16, Float32), (Bfloat16, Float32), (Bfloat16, Bfloat16)];
+/// Those that Hopper's own kernels take.
+const HOPPER_PRODUCTS: [Dtype; 2] = [Bfloat16, Float16];
 /// The architecture whose own instructions the kernels in `hopper*.cuh` use; no other has them.
 pub const HOPPER: &str = "sm_90a";
 /// Threads of their blocks: four warpgroups.
@@ -109,9 +114,9 @@ impl Kernel {
         Self { header: "matmul_transposed.cuh", class, threads: 256, resident: 1 }
     }
 
-    /// Either product in bfloat16 on Hopper's warpgroups.
-    pub fn hopper_matmul(forward: bool, group: usize) -> Self {
-        let class = format!("HopperMatmul<{forward}, {}>", fixed(group));
+    /// Either product on Hopper's warpgroups, in bfloat16 with such scales or in float16.
+    pub fn hopper_matmul(x: Dtype, forward: bool, group: usize) -> Self {
+        let class = format!("HopperMatmul<{}, {forward}, {}>", x.in_cuda(), fixed(group));
         Self { header: "hopper_matmul.cuh", class, threads: HOPPER_THREADS, resident: 1 }
     }
 
@@ -172,13 +177,12 @@ impl Kernel {
         Self::elementwise("pack.cuh", format!("{class}<{}, {}>", scale.in_cuda(), weights.in_cuda()))
     }
 
-    /// Every specialisation that a plan can ask for.
+    /// Every specialisation that a plan can ask for, for groups of 32 and of a length known at run time.
     pub fn all() -> Vec<Self> {
-        let products = [(Float32, Float32), (Float16, Float32), (Bfloat16, Float32), (Bfloat16, Bfloat16)];
         // A fixed length, and run-time lengths for both numbers of steps.
-        let groups = FIXED_GROUPS.into_iter().chain([16, 96]);
+        let groups = [32, 12, 24];
         let mut all = Vec::new();
-        for ((x, scale), group) in products.into_iter().flat_map(|types| groups.clone().map(move |group| (types, group))) {
+        for ((x, scale), group) in PRODUCTS.into_iter().flat_map(|types| groups.map(move |group| (types, group))) {
             let planes = |tokens| group == planes::GROUP && tokens <= planes::MOST_TOKENS;
             all.extend(FEW_TOKENS.into_iter().filter(|&tokens| !planes(tokens)).map(|tokens| Self::matmul_few(x, scale, group, tokens)));
             all.extend((1..=planes::MOST_TOKENS).map(|tokens| Self::matmul_planes(x, scale, tokens)));
@@ -186,7 +190,7 @@ impl Kernel {
             all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && copies(x))));
         }
         for group in groups {
-            all.extend([true, false].map(|forward| Self::hopper_matmul(forward, group)));
+            all.extend(HOPPER_PRODUCTS.into_iter().flat_map(|x| [true, false].map(|forward| Self::hopper_matmul(x, forward, group))));
         }
         all.extend([Float16, Bfloat16].map(Self::hopper_correlate));
         let mapped: Vec<Self> = all.iter().filter(|kernel| kernel.is_of_hopper()).map(Self::with_tensor_maps).collect();
@@ -204,6 +208,20 @@ impl Kernel {
         let mut seen = std::collections::HashSet::new();
         all.retain(|kernel| seen.insert(kernel.class.clone()));
         all
+    }
+
+    /// The specialisations of products on one length of groups and one type of each operand; Hopper's on all of their types.
+    pub fn of_length(group: usize, (x, scale): (Dtype, Dtype)) -> Vec<Self> {
+        let mut found = FEW_TOKENS.map(|tokens| Self::matmul_few(x, scale, group, tokens)).to_vec();
+        found.extend([Self::matmul_many(x, scale, group, copies(x)), Self::matmul_transposed(x, scale, group, copies(x))]);
+        found.extend(HOPPER_PRODUCTS.into_iter().flat_map(|x| [true, false].map(|forward| Self::hopper_matmul(x, forward, group))));
+        found
+    }
+
+    /// Each length that [`all`](Self::all) has not with one type of each operand: what the tests look at.
+    pub fn of_lengths() -> Vec<Self> {
+        let lengths = FIXED_GROUPS.into_iter().filter(|&group| group != 32);
+        lengths.zip(PRODUCTS.into_iter().cycle()).flat_map(|(group, types)| Self::of_length(group, types)).collect()
     }
 }
 

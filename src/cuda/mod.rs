@@ -6,7 +6,7 @@
 //! | [`kernel`] | the CUDA sources and their specialisations |
 //! | [`call`] | the argument of every kernel, and a launch |
 //! | [`ensemble`] | which members of an ensemble one launch covers |
-//! | [`plan`] | from one custom call to its launches |
+//! | [`plan`], [`elementwise`] | from one custom call to its launches |
 //! | [`tensor_map`] | what Hopper's copy engine knows of an operand |
 //! | [`few`], [`planes`], [`hopper`] | sizes of the kernels for few tokens, and of those for Hopper |
 //! | [`library`] | CUDA's libraries, looked up when they are first used |
@@ -19,6 +19,7 @@ pub mod cache;
 pub mod call;
 pub mod compile;
 pub mod device;
+pub mod elementwise;
 pub mod ensemble;
 pub mod few;
 pub mod hopper;

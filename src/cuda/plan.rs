@@ -2,6 +2,7 @@
 //! types alone, never on the card, so that every card gives the same sums; but for Hopper, whose own launches stand beside the others.
 
 use super::call::{Call, Launch};
+use super::elementwise::{accumulate, bytes, dequantize, scales};
 use super::ensemble::{Run, runs};
 use super::kernel::{FEW_TOKENS, HOPPER, Kernel, copies, fixed, tile_steps};
 use super::tensor::{Dtype, Tensor};
@@ -9,7 +10,7 @@ use super::tensor_map::{Copied, mapped};
 use super::{few, hopper, planes};
 use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
-use Dtype::{Bfloat16, Float16, Float32, Int8, Int32, Uint8};
+use Dtype::{Bfloat16, Float16, Float32, Uint8};
 
 /// Columns, rows and inputs of a tile, as in `cpp/cuda/tile.cuh`.
 const TILE: usize = 128;
@@ -19,8 +20,6 @@ const FEW_ROWS: usize = 64;
 const BLOCKS: usize = 264;
 /// Dynamic shared memory that every card from sm_80 on gives one block.
 const SHARED: usize = 96 << 10;
-/// Scores that one block of the check reads, at least.
-const CHECKED: usize = 4096;
 
 /// The attributes of a custom call.
 #[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
@@ -46,6 +45,9 @@ pub struct Request {
     /// The attributes.
     #[serde(default)]
     pub attributes: Attributes,
+    /// Whether the activations stand for any number of tokens: their leading dimensions are then one, of any size.
+    #[serde(default)]
+    pub any_tokens: bool,
 }
 
 /// What a call launches, in order, and the float32 elements of scratch that it needs as a further result (0: no such result).
@@ -85,7 +87,7 @@ impl Plan {
 
 /// Plans a call. Where the scratch result is missing its address is 0: such a plan is for its size alone.
 pub fn plan(request: &Request) -> Result<Plan> {
-    let Request { operation, operands, results, attributes } = request;
+    let Request { operation, operands, results, attributes, .. } = request;
     let operands = operands.as_slice();
     match (operation.as_str(), operands, results.as_slice()) {
         ("matmul", [x, trits, scale], [y, scratch @ ..]) => Product::new("matmul", true, x, trits, scale, y, *attributes)?.plan(scratch),
@@ -110,6 +112,43 @@ pub fn plan(request: &Request) -> Result<Plan> {
     }
 }
 
+/// The float32 elements of scratch that a call needs, or needs at most with any number of tokens.
+pub fn scratch(request: &Request) -> Result<usize> {
+    if !request.any_tokens {
+        return Ok(plan(request)?.scratch);
+    }
+    let mut request = request.clone();
+    // Up to the last of these each number has a plan of its own. Beyond them, tokens that fill their tiles need the most, and no contraction
+    // is cut into more parts than there are blocks: of outputs or inputs where there are fewer tiles, of tokens at eight steps for each part.
+    let numbers = (1..=FEW_TOKENS[FEW_TOKENS.len() - 1]).chain((1..=2 * BLOCKS).map(|tiles| tiles * TILE));
+    let mut most = 1;
+    for tokens in numbers {
+        set_tokens(&mut request, tokens)?;
+        most = most.max(plan(&request)?.scratch);
+    }
+    Ok(most)
+}
+
+/// Gives the activations of a call a number of tokens.
+fn set_tokens(request: &mut Request, tokens: usize) -> Result<()> {
+    const OPERATION: &str = "scratch";
+    let Request { operation, operands, results, .. } = request;
+    let (trits, activations) = match (operation.as_str(), &mut operands[..], &mut results[..]) {
+        ("matmul" | "matmul_transposed", [data, trits, _], [result]) => (trits, [data, result]),
+        ("correlate", [x, dy, trits], _) => (trits, [x, dy]),
+        _ => {
+            let wanted = "be a product or its scores: no other call has tokens".into();
+            return Err(Error::Argument { operation: OPERATION, argument: "operation", wanted, found: operation.clone() });
+        }
+    };
+    let ensemble = trits.leading(OPERATION, "trits", 3).map(|_| trits.shape.len() - 3)?;
+    for tensor in activations {
+        tensor.leading(OPERATION, "activations", ensemble + 2)?;
+        tensor.shape[ensemble] = tokens;
+    }
+    Ok(())
+}
+
 /// A size as the kernels hold it.
 fn size(operation: &'static str, argument: &'static str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::Argument {
@@ -120,14 +159,14 @@ fn size(operation: &'static str, argument: &'static str, value: usize) -> Result
     })
 }
 
-fn layout(operation: &'static str, in_dim: usize, attributes: Attributes) -> Result<GroupLayout> {
+pub(super) fn layout(operation: &'static str, in_dim: usize, attributes: Attributes) -> Result<GroupLayout> {
     let refused =
         |_| Error::Argument { operation, argument: "group_size", wanted: "be at least 1".into(), found: attributes.group_size.to_string() };
     GroupLayout::new(in_dim, usize::try_from(attributes.group_size).map_err(refused)?)
 }
 
 /// The sizes that all calls on a weight have.
-fn base(operation: &'static str, layout: GroupLayout, out_dim: usize, tokens: usize, attributes: Attributes) -> Result<Call> {
+pub(super) fn base(operation: &'static str, layout: GroupLayout, out_dim: usize, tokens: usize, attributes: Attributes) -> Result<Call> {
     Ok(Call {
         group_size: attributes.group_size,
         wanted_votes: attributes.wanted_votes,
@@ -160,7 +199,7 @@ fn parts(tiles: usize, steps: usize) -> (usize, usize) {
     (steps.div_ceil(split_steps).max(1), split_steps)
 }
 
-fn blocks(operation: &'static str, count: usize, each: usize) -> Result<u32> {
+pub(super) fn blocks(operation: &'static str, count: usize, each: usize) -> Result<u32> {
     Ok(size(operation, "elements", count.div_ceil(each))? as u32)
 }
 
@@ -300,19 +339,25 @@ impl<'a> Product<'a> {
         Ok(Shape { kernel, grid, split_steps, splits, shared })
     }
 
-    /// Either product in bfloat16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
+    /// Either product in bfloat16 or float16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
     fn hopper(&self, members: usize, most_splits: usize) -> Option<(Shape, bool)> {
-        if self.data.dtype != Bfloat16 || self.scale.dtype != Bfloat16 {
-            return None;
-        }
+        let half = match (self.data.dtype, self.scale.dtype) {
+            (Bfloat16, Bfloat16) => false,
+            (Float16, _) => true,
+            _ => return None,
+        };
         let (columns, length) = (self.result_dim(), if self.forward { self.layout.in_dim() } else { self.out_dim });
-        let tiles = hopper::Tiles::of(self.tokens, columns, members);
+        // In float16 each column of the weight takes two of a tile, and a block has one tile.
+        let wide = if half { hopper::COLUMNS / 2 } else { hopper::COLUMNS };
+        let tiles = hopper::Tiles::of(self.tokens, columns, wide, members);
         let steps = length.div_ceil(hopper::STEPS);
         let wanted = tiles.wanted_splits(steps).min(most_splits);
         let split_steps = steps.div_ceil(wanted).max(1);
-        let kernel = Kernel::hopper_matmul(self.forward, self.group());
+        let kernel = Kernel::hopper_matmul(self.data.dtype, self.forward, self.group());
         let splits = steps.div_ceil(split_steps).max(1);
-        let shape = Shape { kernel, grid: [tiles.blocks(splits), 1], split_steps, splits, shared: hopper::SHARED };
+        let blocks = if half { tiles.own_blocks() } else { tiles.shared_blocks(splits) };
+        let shared = hopper::SHARED + if half { 4 * wide } else { 0 };
+        let shape = Shape { kernel, grid: [blocks, 1], split_steps, splits, shared };
         Some((shape, self.tokens >= hopper::FEWEST_TOKENS && fixed(self.group()) != 0))
     }
 
@@ -377,9 +422,11 @@ impl<'a> Product<'a> {
 }
 
 /// Where scratch lies: 0 where the call has no such result yet, because its size is being asked for.
-fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
+pub(super) fn scratch_address(operation: &'static str, scratch: &[Tensor], elements: usize) -> Result<u64> {
     match scratch {
         [] => Ok(0),
+        // Where sizes were unknown when the program was made there is more than this call needs.
+        [tensor] if tensor.dtype == Float32 && tensor.shape.len() == 1 && tensor.shape[0] >= elements => Ok(tensor.address),
         [tensor] => tensor.expect(operation, "scratch", &[Float32], &[elements]).map(|()| tensor.address),
         _ => Err(Error::Argument { operation, argument: "scratch", wanted: "be one result".into(), found: scratch.len().to_string() }),
     }
@@ -466,126 +513,5 @@ fn correlate_dense(dw: &Tensor, trits: &Tensor, score: &Tensor, attributes: Attr
         let grid = [blocks(OPERATION, scores, 256)?, run.members as u32, 1];
         plan.launches.push(Launch::new(Kernel::correlate_dense(), grid, call, 0));
     }
-    Ok(plan)
-}
-
-fn scales(exponent: &Tensor, corr: &Tensor, step: &Tensor, scale: &Tensor, attributes: Attributes) -> Result<Plan> {
-    const OPERATION: &str = "scale";
-    let rank = exponent.leading(OPERATION, "exponent", 2).map(|_| exponent.shape.len() - 2)?;
-    let ensemble = &exponent.shape[..rank];
-    layout(OPERATION, 1, attributes)?;
-    exponent.expect(OPERATION, "exponent", &[Int8], &exponent.shape)?;
-    corr.expect(OPERATION, "corr", &[Int32], &[&exponent.shape[..], &[2]].concat())?;
-    step.expect(OPERATION, "step", &[Int32], &[ensemble, &[2]].concat())?;
-    scale.expect(OPERATION, "scale", &[Float32, Bfloat16], &exponent.shape)?;
-    let count: usize = exponent.shape[rank..].iter().product();
-    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
-    if count == 0 {
-        return Ok(plan);
-    }
-    for run in runs(OPERATION, ensemble, &[("exponent", exponent), ("corr", corr), ("step", step)], 1)? {
-        let mut call = Call { count: count as i64, group_size: attributes.group_size, gain: attributes.gain, ..Call::default() };
-        place_pairs(&mut call, &run, &[(exponent, count, 1), (corr, count, 2), (step, 1, 2)]);
-        call.results[0] = scale.address + (run.first * count * scale.dtype.size()) as u64;
-        call.result_strides[0] = count as i64;
-        let grid = [blocks(OPERATION, count, 256)?, run.members as u32, 1];
-        plan.launches.push(Launch::new(Kernel::scale(scale.dtype), grid, call, 0));
-    }
-    Ok(plan)
-}
-
-/// As [`place`], for operands whose elements are `per` values of the tensor: limbs are pairs.
-fn place_pairs(call: &mut Call, run: &Run, operands: &[(&Tensor, usize, usize)]) {
-    for (index, (tensor, each, per)) in operands.iter().enumerate() {
-        call.operands[index] = tensor.address + (run.starts[index] * each * per * tensor.dtype.size()) as u64;
-        call.operand_strides[index] = if run.own[index] { *each as i64 } else { 0 };
-    }
-}
-
-fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch: &[Tensor], attributes: Attributes) -> Result<Plan> {
-    const OPERATION: &str = "accumulate";
-    let [corr, step, score, votes] = operands;
-    let rank = score.leading(OPERATION, "score", 2).map(|_| score.shape.len() - 2)?;
-    let ensemble = &score.shape[..rank];
-    layout(OPERATION, 1, attributes)?;
-    let limbs = |shape: &[usize]| [shape, &[2]].concat();
-    score.expect(OPERATION, "score", &[Float32], &score.shape)?;
-    votes.expect(OPERATION, "votes", &[Float32], ensemble)?;
-    for (argument, state, shape) in [("corr", corr, &score.shape[..]), ("step", step, ensemble)] {
-        state.expect(OPERATION, argument, &[Int32], &limbs(shape))?;
-    }
-    for (argument, state, shape) in [("new_corr", results[0], &score.shape[..]), ("new_step", results[1], ensemble)] {
-        state.expect(OPERATION, argument, &[Int32], &limbs(shape))?;
-    }
-    let count: usize = score.shape[rank..].iter().product();
-    let members: usize = ensemble.iter().product();
-    let splits = count.div_ceil(CHECKED).clamp(1, 64);
-    let mut plan = Plan { launches: Vec::new(), scratch: (members * splits).max(1), hopper: None };
-    let flags = scratch_address(OPERATION, scratch, plan.scratch)?;
-    for run in runs(OPERATION, ensemble, &[("corr", corr), ("step", step), ("score", score), ("votes", votes)], 1)? {
-        let mut call = Call {
-            count: count as i64,
-            group_size: attributes.group_size,
-            wanted_votes: attributes.wanted_votes,
-            splits: splits as i32,
-            ..Call::default()
-        };
-        place_pairs(&mut call, &run, &[(corr, count, 2), (step, 1, 2), (score, count, 1), (votes, 1, 1)]);
-        let starts = [(results[0].address, 8 * count), (results[1].address, 8), (flags, 4 * splits)];
-        call.results = starts.map(|(address, bytes)| address + (run.first * bytes) as u64);
-        call.result_strides = [count as i64, 1, splits as i64];
-        let members = run.members as u32;
-        let check = Launch::new(Kernel::accumulate_check(), [splits as u32, members, 1], call, 32);
-        let grid = [blocks(OPERATION, count.max(1), 256)?, members, 1];
-        plan.launches.extend([check, Launch::new(Kernel::accumulate(), grid, call, 0)]);
-    }
-    Ok(plan)
-}
-
-/// The dense weights, by 16 bytes at a time where groups and rows are made of those.
-fn dequantize(trits: &Tensor, scale: &Tensor, weights: &Tensor, attributes: Attributes) -> Result<Plan> {
-    let kernel = |chunks| Kernel::dequantize(scale.dtype, weights.dtype, chunks);
-    let mut plan = bytes(kernel(false), "dequantize", trits, weights, Some(scale), (trits, weights), attributes)?;
-    let each = 16 / weights.dtype.size();
-    for launch in &mut plan.launches {
-        let elements: usize = weights.shape.iter().product();
-        if [launch.call.in_dim, launch.call.group].iter().all(|&size| (size as usize).is_multiple_of(each)) {
-            launch.kernel = kernel(true);
-            launch.call.count = (elements / each) as i64;
-            launch.grid[0] = blocks("dequantize", elements / each, 256)?;
-        }
-    }
-    Ok(plan)
-}
-
-/// The kernels that take one packed byte per thread: `packed` and `dense` say the shapes, `ends` what is read and written.
-fn bytes(
-    kernel: Kernel,
-    operation: &'static str,
-    packed: &Tensor,
-    dense: &Tensor,
-    scale: Option<&Tensor>,
-    ends: (&Tensor, &Tensor),
-    attributes: Attributes,
-) -> Result<Plan> {
-    let rank = dense.leading(operation, "trits", 1).map(|_| dense.shape.len() - 1)?;
-    let (rows, in_dim) = (&dense.shape[..rank], dense.shape[rank]);
-    let layout = layout(operation, in_dim, attributes)?;
-    let matrix = [layout.groups(), layout.group_bytes()];
-    packed.expect(operation, "trits", &[Uint8], &[rows, &matrix].concat())?;
-    let wanted: &[Dtype] = if scale.is_some() { &[Float32, Bfloat16, Float16] } else { &[Int8] };
-    dense.expect(operation, if scale.is_some() { "weights" } else { "trits" }, wanted, &dense.shape)?;
-    if let Some(scale) = scale {
-        scale.expect(operation, "scale", &[Float32, Bfloat16], &[rows, &matrix[..1]].concat())?;
-    }
-    let count = rows.iter().product::<usize>() * layout.row_bytes();
-    let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
-    if count == 0 {
-        return Ok(plan);
-    }
-    let mut call = Call { count: count as i64, ..base(operation, layout, 0, 0, attributes)? };
-    call.operands = [ends.0.address, scale.map_or(0, |scale| scale.address), 0, 0];
-    call.results[0] = ends.1.address;
-    plan.launches.push(Launch::new(kernel, [blocks(operation, count, 256)?, 1, 1], call, 0));
     Ok(plan)
 }

@@ -309,6 +309,7 @@ fn gpu_plan(
         operands: operands.iter().map(|input| tensor(input.data.addr() as u64, input.dims, input.dtype)).collect::<Result<_>>()?,
         results: results.iter().map(|output| tensor(output.data.addr() as u64, output.dims, output.dtype)).collect::<Result<_>>()?,
         attributes: cuda::plan::Attributes { group_size, gain, wanted_votes },
+        any_tokens: false,
     })
 }
 
@@ -358,7 +359,7 @@ fn gpu_scratch(request: &[u8]) -> ffi::Outcome {
             wanted: "describe a call".into(),
             found: error.to_string(),
         })?;
-        Ok(cuda::plan::plan(&request)?.scratch.to_string())
+        Ok(cuda::plan::scratch(&request)?.to_string())
     })
 }
 

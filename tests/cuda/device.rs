@@ -78,7 +78,8 @@ pub fn planned<'m>(
     results: &[&Buffer<'m>],
 ) -> (Plan, Option<Buffer<'m>>) {
     let tensors = |buffers: &[&Buffer<'m>]| buffers.iter().map(|buffer| buffer.tensor()).collect::<Vec<_>>();
-    let mut request = Request { operation: operation.into(), operands: tensors(operands), results: tensors(results), attributes };
+    let mut request =
+        Request { operation: operation.into(), operands: tensors(operands), results: tensors(results), attributes, any_tokens: false };
     let elements = plan(&request).expect("a lawful call").scratch;
     let scratch = (elements > 0).then(|| Buffer::result(machine, Dtype::Float32, &[elements]));
     request.results.extend(scratch.as_ref().map(Buffer::tensor));

@@ -38,12 +38,17 @@ const TRANSPOSED_ASYNC: &str = "MatmulTransposed<bf16, bf16, 0, true>";
 const TRANSPOSED_HALF: &str = "MatmulTransposed<f16, float, 32, true>";
 const CORRELATE: &str = "Correlate<float, false>";
 const CORRELATE_ASYNC: &str = "Correlate<bf16, true>";
-const HOPPER: &str = "HopperMatmul<true, 32>";
-const HOPPER_TRANSPOSED: &str = "HopperMatmul<false, 32>";
-const HOPPER_ANY: &str = "HopperMatmul<true, 0>";
+const HOPPER: &str = "HopperMatmul<bf16, true, 32>";
+const HOPPER_TRANSPOSED: &str = "HopperMatmul<bf16, false, 32>";
+const HOPPER_ANY: &str = "HopperMatmul<bf16, true, 0>";
+const HOPPER_CUT: &str = "HopperMatmul<bf16, true, 40>";
+const HOPPER_PARTS: &str = "HopperMatmul<bf16, true, 64>";
+const HOPPER_SEVERAL: &str = "HopperMatmul<bf16, true, 8>";
+const HOPPER_HALF: &str = "HopperMatmul<f16, true, 32>";
+const HOPPER_HALF_TRANSPOSED: &str = "HopperMatmul<f16, false, 32>";
 const HOPPER_CORRELATE: &str = "HopperCorrelate<bf16>";
-const BOXES: &str = "HopperMatmul<true, 32, true>";
-const BOXES_TRANSPOSED: &str = "HopperMatmul<false, 32, true>";
+const BOXES: &str = "HopperMatmul<bf16, true, 32, true>";
+const BOXES_TRANSPOSED: &str = "HopperMatmul<bf16, false, 32, true>";
 const BOXES_CORRELATE: &str = "HopperCorrelate<bf16, true>";
 
 const FAULTS: &[Fault] = &[
@@ -84,7 +89,7 @@ const FAULTS: &[Fault] = &[
     fault("tile.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", MANY_ASYNC, [20, 128, 24, 32]),
     fault("tile.cuh", "const int ahead = s + kStages - 1;", "const int ahead = s + kStages;", MANY_ASYNC, [20, 160, 24, 32]),
     fault("tile.cuh", "(s + 1) % kStages) * stage_bytes);", "s % kStages) * stage_bytes);", MANY, [20, 128, 20, 32]),
-    fault("tile.cuh", "limb_a + limb_b > kMost", "limb_a + limb_b >= kMost", "MatmulMany<float, float, 0, 16, false>", [20, 8, 20, 8]),
+    fault("tile.cuh", "limb_a + limb_b > kMost", "limb_a + limb_b >= kMost", "MatmulMany<float, float, 0, 16, false>", [20, 12, 20, 12]),
     fault("tile.cuh", "8 * (kIsA ? middle : high)", "8 * (kIsA ? high : middle)", MANY, [20, 96, 20, 32]),
     fault("tile.cuh", "r < window.rows && c + h < window.columns", "r < window.rows", MANY, [20, 100, 20, 32]),
     fault("tile.cuh", "r < window.rows ? Max(0", "true ? Max(0", MANY_ASYNC, [20, 128, 24, 32]),
@@ -160,8 +165,28 @@ const FAULTS: &[Fault] = &[
     fault("hopper_decode.cuh", "held.skip & 4", "held.skip & 1", HOPPER, [20, 96, 20, 32]),
     fault("hopper_decode.cuh", "start + 16 <= end", "true", HOPPER, [20, 96, 20, 32]),
     fault("hopper_decode.cuh", "|| group >= groups", "", HOPPER, [20, 96, 20, 32]),
-    fault("hopper_decode.cuh", "0x71", "0x73", HOPPER, [20, 96, 20, 32]),
-    fault("hopper_decode.cuh", "known != group", "known < 0", HOPPER_ANY, [20, 72, 20, 24]),
+    fault("hopper_decode.cuh", "i + 1 < 5 ? 5 : 7", "i + 1 < 5 ? 5 : 5", HOPPER, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "group + i < groups && ", "", HOPPER_CUT, [20, 120, 20, 40]),
+    fault("hopper_decode.cuh", "place + 32 > kGroup", "false", HOPPER_CUT, [20, 120, 20, 40]),
+    fault("hopper_decode.cuh", "2 * word >= kGroup - place", "2 * word > kGroup - place", HOPPER_CUT, [20, 120, 20, 40]),
+    fault("hopper_decode.cuh", "if (from + i >= end) continue;", "", HOPPER_CUT, [20, 120, 20, 40]),
+    fault("hopper_decode.cuh", "+ uint64_t(place / 5)", "+ uint64_t(place / 8)", HOPPER_PARTS, [20, 128, 20, 64]),
+    fault("hopper_decode.cuh", "SkipDigits(bytes, place % 5);", "SkipDigits(bytes, place % 4);", HOPPER_PARTS, [20, 128, 20, 64]),
+    fault("hopper_decode.cuh", "0x091B51F3u", "0x091C51F3u", HOPPER_PARTS, [20, 128, 20, 64]),
+    fault("hopper_decode.cuh", "q_next * 243u", "q_next * 242u", HOPPER_PARTS, [20, 128, 20, 64]),
+    fault("hopper_decode.cuh", "even[1] >> 16, even_q[1] >> 16", "even[1], even_q[1]", HOPPER_PARTS, [20, 128, 20, 64]),
+    fault("hopper_decode.cuh", "int(2 * word >= kGroup - place) : first / kLength", "1 : 0", HOPPER_SEVERAL, [20, 96, 20, 8]),
+    fault("hopper_decode.cuh", "first / kLength * kGroupBytes", "0", HOPPER_SEVERAL, [20, 96, 20, 8]),
+    fault("hopper_decode.cuh", "digit < first || to >= count", "digit < first", HOPPER_ANY, [20, 76, 20, 24]),
+    fault("hopper_decode.cuh", "if (count < 32) StoreHalfLine(at, line, half, {});", "", HOPPER_ANY, [20, 72, 20, 24]),
+    fault("hopper_decode.cuh", "second ? TakeHalf(rest) : first", "first", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_decode.cuh", "MultiplyRounded(Load(scale + at), factor)", "Load(scale + at)", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "d[i + kAccumulators / 2]", "0.0f", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "uint32_t(127 - exponent)", "uint32_t(127 + exponent)", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "    }\n    SyncBlock();\n  }", "    }\n  }", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "SyncBlock();  // all have read", "// all have read", HOPPER_HALF_TRANSPOSED, [20, 96, 40, 32]),
+    fault("hopper_matmul.cuh", "kForward ? line % kColumns : 0", "0", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("hopper_matmul.cuh", "column0 + line % kColumns / 64 * 64", "column0 + line / 64 * 64", HOPPER_HALF_TRANSPOSED, [20, 96, 40, 32]),
     fault("hopper_matmul.cuh", "hopper::kSteps + line % 64", "hopper::kSteps + line", HOPPER_TRANSPOSED, [20, 96, 100, 32]),
     fault("hopper_matmul.cuh", "Copy(tile.token0, column, at,", "Copy(column, tile.token0, at,", BOXES, [20, 96, 20, 32]),
     fault("hopper_matmul.cuh", "if (row >= call.tokens) continue;", "", HOPPER, [20, 96, 20, 32]),
@@ -230,7 +255,7 @@ const SHARED_FAULTS: &[Fault] = &[
         "static constexpr int kLimbs = 3;",
         "static constexpr int kLimbs = 2;",
         "MatmulMany<float, float, 0, 16, false>",
-        [20, 8, 20, 8],
+        [20, 12, 20, 12],
     ),
     fault("numbers.cuh", "if constexpr (kHalf) {", "if constexpr (!kHalf) {", MANY, [20, 96, 20, 32]),
     fault(
@@ -245,6 +270,9 @@ const SHARED_FAULTS: &[Fault] = &[
     fault("call.cuh", "kGroup ? kGroup : run_time_group", "kGroup ? kGroup : 32", FEW_ANY, [3, 700, 20, 350]),
     fault("call.cuh", "return (a + b - 1) / b;", "return a / b + 1;", FEW, [3, 640, 20, 32]),
     fault("call.cuh", "Min(int a, int b) { return a < b ? a : b; }", "Min(int a, int b) { return a < b ? b : a; }", FEW, [3, 96, 20, 32]),
+    fault("call.cuh", "uint32_t b) { return a > b ? a : b; }", "uint32_t b) { return b; }", TRANSPOSED_HALF, [20, 96, 40, 32]),
+    fault("numbers.cuh", "14 + 127", "24 + 127", HOPPER_HALF, [20, 96, 20, 32]),
+    fault("numbers.cuh", "&& other > size ? other : size", "&& other > size ? size : size", HOPPER_HALF, [20, 96, 20, 32]),
     fault("call.cuh", "Max(int a, int b) { return a > b ? a : b; }", "Max(int a, int b) { return b; }", MANY_ASYNC, [20, 104, 24, 32]),
 ];
 
@@ -266,8 +294,9 @@ fn machine() -> Machine {
     // Shared by all but the faults in them.
     let common = ["ptx.cuh", "hopper.cuh", "numbers.cuh", "call.cuh"];
     // What a mistake leaves unused is no news.
-    let mut prelude =
-        String::from("#pragma GCC diagnostic ignored \"-Wunused-variable\"\n#pragma GCC diagnostic ignored \"-Wunused-parameter\"\n");
+    let mut prelude: String = ["unused-variable", "unused-parameter", "maybe-uninitialized"]
+        .map(|warning| format!("#pragma GCC diagnostic ignored \"-W{warning}\"\n"))
+        .concat();
     prelude += &common.map(|name| format!("#include \"{name}\"\n")).concat();
     prelude += &format!("namespace right {{\n{}}}\n", includes());
     // A fault in what is shared has a `struct Call` of its own, of the same layout.
@@ -352,7 +381,7 @@ impl Trial<'_> {
             return self.state();
         }
         match self.fault.class {
-            class if class.contains("bf16") || class.starts_with("Hopper") => self.values::<bf16>(true),
+            class if class.contains("bf16") => self.values::<bf16>(true),
             class if class.contains("f16") => self.values::<f16>(false),
             _ => self.values::<f32>(false),
         }
@@ -367,7 +396,7 @@ impl Trial<'_> {
             let correct = match self.fault.class.split('<').next() {
                 Some("MatmulTransposed") => self.product(&problem, false, narrow)?,
                 Some("Correlate" | "CorrelateDense" | "HopperCorrelate") => self.scores(&problem, values)?,
-                _ if self.fault.class.starts_with("HopperMatmul<false") => self.product(&problem, false, narrow)?,
+                Some("HopperMatmul") => self.product(&problem, !self.fault.class.contains("false"), narrow)?,
                 _ => self.product(&problem, true, narrow)?,
             };
             if !correct {

@@ -3,6 +3,7 @@
 use cudarc::driver::sys::CUtensorMapSwizzle;
 use half::{bf16, f16};
 use ternax::cuda::call::Launch;
+use ternax::cuda::kernel::FIXED_GROUPS;
 use ternax::cuda::plan::Plan;
 use ternax::cuda::tensor_map::TensorMap;
 
@@ -32,37 +33,43 @@ fn launches(plan: Plan, maps: bool) -> Vec<Launch> {
     plan.hopper.map(|alternative| alternative.mapped.filter(|_| maps).unwrap_or(alternative.launches)).unwrap_or_default()
 }
 
-fn product<Y: Number>(problem: &Problem<bf16>, forward: bool, maps: bool, options: Options) -> Vec<Y> {
+/// A problem whose scales are what the kernel takes: bfloat16 values beside bfloat16 activations.
+fn problem<X: Number>(shape: Shape, values: Values) -> Problem<X> {
+    let mut problem = Problem::<X>::new(shape, values);
+    if X::DTYPE == bf16::DTYPE {
+        problem.scale.iter_mut().for_each(|scale| *scale = bf16::from_f32(*scale).to_f32());
+    }
+    problem
+}
+
+fn product<X: Number, Y: Number>(problem: &Problem<X>, forward: bool, maps: bool, options: Options) -> Vec<Y> {
     let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), problem.shape);
     let layout = problem.layout;
     let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
-    let scale: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
-    let scale = Buffer::of(machine, &scale, &[out_dim, layout.groups()]);
+    let narrow: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+    let shape = [out_dim, layout.groups()];
+    let scale = if X::DTYPE == bf16::DTYPE { Buffer::of(machine, &narrow, &shape) } else { Buffer::of(machine, &problem.scale, &shape) };
     let (operation, data, from, to) =
         if forward { ("matmul", &problem.x, in_dim, out_dim) } else { ("matmul_transposed", &problem.dy, out_dim, in_dim) };
     let data = Buffer::of(machine, data, &[tokens, from]);
     let result = Buffer::result(machine, Y::DTYPE, &[tokens, to]);
     let (plan, _scratch) = planned(machine, operation, grouped(group_size), &[&data, &trits, &scale], &[&result]);
-    assert!(plan.hopper.is_some() || tokens * to == 0, "a product in bfloat16 has an alternative");
+    assert!(plan.hopper.is_some() || tokens * to == 0, "a product in 16 bits has an alternative");
     machine.run(&launches(plan, maps), options);
     result.values::<Y>().to_vec()
 }
 
-fn agrees<Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bool) {
+fn agrees<X: Number, Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bool) {
     for shape in shapes {
-        let [exact, rounded] = [Values::Dyadic, Values::Uniform].map(|values| {
-            let mut problem = Problem::<bf16>::new(shape, values);
-            problem.scale.iter_mut().for_each(|scale| *scale = bf16::from_f32(*scale).to_f32());
-            problem
-        });
-        let sums = |problem: &Problem<bf16>| if forward { problem.matmul() } else { problem.matmul_transposed() };
+        let [exact, rounded] = [Values::Dyadic, Values::Uniform].map(|values| problem::<X>(shape, values));
+        let sums = |problem: &Problem<X>| if forward { problem.matmul() } else { problem.matmul_transposed() };
         let wanted: Vec<Y> = sums(&exact).iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
         let bounds = sums(&rounded);
         let length = if forward { shape.in_dim } else { shape.out_dim };
         under_every_schedule(work(shape), |options| {
-            let what = format!("bfloat16 to {}, forward {forward}, {shape:?}, {options:?}", Y::NAME);
-            assert!(product::<Y>(&exact, forward, true, options) == wanted, "{what}: sums that float32 holds are exact");
-            assert_close(&product::<Y>(&rounded, forward, false, options), &bounds, length, &what);
+            let what = format!("{} to {}, forward {forward}, {shape:?}, {options:?}", X::NAME, Y::NAME);
+            assert!(product::<X, Y>(&exact, forward, true, options) == wanted, "{what}: sums that float32 holds are exact");
+            assert_close(&product::<X, Y>(&rounded, forward, false, options), &bounds, length, &what);
         });
     }
 }
@@ -72,27 +79,84 @@ fn shapes() -> impl Iterator<Item = Shape> {
 }
 
 #[test]
-fn products_on_warpgroups_are_rounded_once() {
-    agrees::<bf16>(shapes(), true);
+fn bfloat16_products_on_warpgroups_are_rounded_once() {
+    agrees::<bf16, bf16>(shapes(), true);
 }
 
 #[test]
-fn gradients_on_warpgroups_are_rounded_once() {
-    agrees::<bf16>(shapes(), false);
+fn bfloat16_gradients_on_warpgroups_are_rounded_once() {
+    agrees::<bf16, bf16>(shapes(), false);
+}
+
+#[test]
+fn float16_products_on_warpgroups_are_rounded_once() {
+    agrees::<f16, f16>(shapes(), true);
+}
+
+#[test]
+fn float16_gradients_on_warpgroups_are_rounded_once() {
+    agrees::<f16, f16>(shapes(), false);
 }
 
 #[test]
 fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
+    let shapes = || [[15, 64, 33, 32], [20, 352, 330, 32], [20, 500, 70, 80], [1, 5, 3, 5]].map(sized).into_iter();
     for forward in [true, false] {
-        agrees::<f32>([[15, 64, 33, 32], [20, 352, 330, 32]].map(sized).into_iter(), forward);
+        agrees::<bf16, f32>(shapes(), forward);
+        agrees::<f16, f32>(shapes(), forward);
     }
+}
+
+/// Rows that end at every place of a group and of a line, in every length of groups that has a decoder of its own.
+#[test]
+fn rows_of_every_length_in_every_length_of_groups_are_right() {
+    for group_size in FIXED_GROUPS {
+        for (index, more) in [0, 8, 33, 64, 95, 290].into_iter().enumerate() {
+            let shape = sized([5, group_size + more, 11, group_size]);
+            let exact = problem::<bf16>(shape, Values::Dyadic);
+            for forward in [true, false] {
+                let wanted = if forward { exact.matmul() } else { exact.matmul_transposed() };
+                let wanted: Vec<f32> = wanted.iter().map(|sum| sum.value as f32).collect();
+                assert!(
+                    product::<bf16, f32>(&exact, forward, index % 2 == 0, OPTIONS[index % 3]) == wanted,
+                    "{shape:?}, forward {forward}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn float16_products_on_warpgroups_survive_scales_of_any_size() {
+    // The largest scale of a row, or of a block, decides what all are divided by: others reach down to 2^-17 of it.
+    for size in [-100, -30, 30, 100] {
+        let mut problem = problem::<f16>(sized([20, 96, 40, 32]), Values::Uniform);
+        for (index, scale) in problem.scale.iter_mut().enumerate() {
+            *scale *= 2f32.powi(size - (index * 7 % 18) as i32);
+        }
+        for forward in [true, false] {
+            let (wanted, length) = if forward { (problem.matmul(), 96) } else { (problem.matmul_transposed(), 40) };
+            let found = product::<f16, f32>(&problem, forward, true, OPTIONS[0]);
+            assert_close(&found, &wanted, length, &format!("scales about 2^{size}, forward {forward}"));
+        }
+    }
+}
+
+/// Forward no row's scales touch those of another, however far they lie apart.
+#[test]
+fn rows_of_float16_weights_are_divided_by_powers_of_their_own() {
+    let mut problem = problem::<f16>(sized([20, 96, 40, 32]), Values::Uniform);
+    for (index, scale) in problem.scale.iter_mut().enumerate() {
+        *scale *= 2f32.powi(5 * (index / 3) as i32 - 100);
+    }
+    assert_close(&product::<f16, f32>(&problem, true, true, OPTIONS[0]), &problem.matmul(), 96, "rows apart");
 }
 
 /// One tile more than a card holds blocks: the first block takes two.
 #[test]
 fn a_block_takes_one_tile_after_the_other() {
-    agrees::<bf16>([sized([2, 72, 132 * 128 + 1, 32])].into_iter(), true);
-    agrees::<bf16>([sized([2, 132 * 128 + 1, 72, 32])].into_iter(), false);
+    agrees::<bf16, bf16>([sized([2, 72, 132 * 128 + 1, 32])].into_iter(), true);
+    agrees::<bf16, bf16>([sized([2, 132 * 128 + 1, 72, 32])].into_iter(), false);
 }
 
 /// Two weights, and two batches of activations or one that they share.

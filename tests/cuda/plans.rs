@@ -1,14 +1,14 @@
 //! Plans of calls of every size: what a card can hold, and what must be refused.
 
-use std::collections::HashSet;
-
 use ternax::cuda::call::Launch;
-use ternax::cuda::kernel::Kernel;
-use ternax::cuda::plan::{Attributes, Plan, Request, plan};
+use ternax::cuda::kernel::PRODUCTS;
+use ternax::cuda::plan::{Attributes, Plan, Request, plan, scratch};
 use ternax::cuda::tensor::{Dtype, Tensor};
 use ternax::cuda::tensor_map::TensorMap;
 
+use crate::common::Random;
 use crate::device::grouped;
+use crate::machine::{classes, emulated};
 
 /// Dynamic shared memory of one block on the smallest card: sm_86 and sm_89.
 const SMALLEST_CARD: u32 = 99 << 10;
@@ -18,7 +18,7 @@ fn tensor(dtype: Dtype, shape: &[usize]) -> Tensor {
 }
 
 fn planned(operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, attributes: Attributes) -> Result<Plan, String> {
-    plan(&Request { operation: operation.into(), operands, results, attributes }).map_err(|error| error.to_string())
+    plan(&Request { operation: operation.into(), operands, results, attributes, any_tokens: false }).map_err(|error| error.to_string())
 }
 
 /// Dynamic shared memory of one block on Hopper.
@@ -44,8 +44,7 @@ fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, 
 }
 
 #[test]
-fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_emulated() {
-    let known: HashSet<String> = Kernel::all().into_iter().map(|kernel| kernel.class).collect();
+fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_emulated() {
     for group_size in [1, 5, 7, 16, 24, 31, 32, 40, 64, 80, 100, 128, 160, 256, 1000, 100_000] {
         for tokens in [1, 2, 8, 16, 17, 128, 1000, 100_000] {
             for (in_dim, out) in [(1, 1), (333, 77), (4096, 4096), (8192, 28_672), (28_672, 8192)] {
@@ -63,7 +62,7 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
                     for (launch, most) in launches.chain(on_hopper.map(|launch| (launch, HOPPER))) {
                         let what = format!("{tokens} tokens, {out}x{in_dim} in groups of {group_size}: {launch:?}");
                         assert!(launch.shared <= most, "{what}");
-                        assert!(known.contains(&launch.kernel.class), "{what}");
+                        assert!(classes().contains(&emulated(&launch.kernel.class)), "{what}");
                         let [x, y, z] = launch.grid;
                         assert!(x >= 1 && i32::try_from(x).is_ok() && (1..=65_535).contains(&y) && (1..=65_535).contains(&z), "{what}");
                     }
@@ -74,7 +73,7 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_em
 }
 
 #[test]
-fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_bfloat16() {
+fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_16_bits() {
     let of_hopper = |launches: &[Launch]| launches.iter().filter(|launch| launch.kernel.header.starts_with("hopper")).count();
     let chosen = |architecture: &str, tokens: usize, group_size: usize, x: Dtype, scale: Dtype| {
         layer(tokens, 4096, 4096, group_size, x, scale).map(|plan| of_hopper(plan.on(architecture, true)))
@@ -85,8 +84,10 @@ fn warpgroups_are_for_hopper_alone_and_for_many_tokens_in_bfloat16() {
         assert_eq!(chosen(architecture, 4096, 32, narrow.0, narrow.1), [0, 0, 0], "{architecture}");
     }
     assert_eq!(chosen("sm_90a", 16, 32, narrow.0, narrow.1), [0, 0, 0], "few tokens");
-    assert_eq!(chosen("sm_90a", 4096, 24, narrow.0, narrow.1), [0, 0, 1], "groups that are decoded value by value");
-    assert_eq!(chosen("sm_90a", 4096, 32, half.0, half.1), [0, 0, 1], "products of float32 grade");
+    assert_eq!(chosen("sm_90a", 4096, 24, narrow.0, narrow.1), [0, 0, 1], "groups whose weights are stored one by one");
+    assert_eq!(chosen("sm_90a", 4096, 40, narrow.0, narrow.1), [1, 1, 1], "groups that are decoded by words");
+    assert_eq!(chosen("sm_90a", 4096, 32, half.0, half.1), [1, 1, 1]);
+    assert_eq!(chosen("sm_90a", 4096, 32, Dtype::Bfloat16, Dtype::Float32), [0, 0, 1], "products in three limbs");
     assert_eq!(chosen("sm_90a", 4096, 32, Dtype::Float32, Dtype::Float32), [0, 0, 0]);
 }
 
@@ -125,7 +126,48 @@ fn scratch_is_asked_for_only_where_the_contraction_is_split_and_has_to_be_that_s
     assert!(size > 64 && size.is_multiple_of(64), "{size}");
     let with = |scratch: usize| planned("matmul", operands.clone(), vec![y.clone(), tensor(Dtype::Float32, &[scratch])], grouped(32));
     assert_eq!(with(size).expect("the right scratch").launches.len(), 2, "the parts, and their sum");
+    assert_eq!(with(size + 1).expect("more than enough").launches.len(), 2);
     assert!(with(size - 1).expect_err("too little").contains("matmul: scratch must be"));
+}
+
+#[test]
+fn scratch_for_any_number_of_tokens_is_enough_for_every_number_and_no_more_than_one_of_them_needs() {
+    let mut random = Random::new(5);
+    let widths = [1, 64, 77, 256, 333, 1000, 4096];
+    for (index, &out) in widths.iter().enumerate() {
+        let (in_dim, group_size) = (widths[(index * 3 + 2) % widths.len()], [8, 24, 32, 256][index % 4]);
+        for (x, scale) in PRODUCTS {
+            for (operation, members) in [("matmul", 1), ("matmul_transposed", 1), ("correlate", 1), ("matmul", 3), ("correlate", 3)] {
+                let request = |tokens: usize, any_tokens| {
+                    let lead = |shape: &[usize]| [&[members], shape].concat();
+                    let own = |tensor: Tensor| Tensor { shape: lead(&tensor.shape), ..tensor };
+                    let [trits, scale] = weight(in_dim, out, group_size, scale).map(own);
+                    let (wide, narrow) = (tensor(x, &lead(&[tokens, in_dim])), tensor(x, &lead(&[tokens, out])));
+                    let score = tensor(Dtype::Float32, &scale.shape);
+                    let (operands, results) = match operation {
+                        "matmul" => (vec![wide, trits, scale], vec![narrow]),
+                        "matmul_transposed" => (vec![narrow, trits, scale], vec![wide]),
+                        _ => (vec![wide, narrow, trits], vec![score, tensor(Dtype::Float32, &[members])]),
+                    };
+                    Request { operation: operation.into(), operands, results, attributes: grouped(group_size), any_tokens }
+                };
+                let what = format!("{operation} of {out}x{in_dim} in groups of {group_size}, {members} members, {x:?} {scale:?}");
+                let most = scratch(&request(1, true)).expect("a bound");
+                assert!(most * size_of::<f32>() <= 32 << 20, "{what}: {most}");
+                let mut needed = 0;
+                for tokens in (0..300).chain((0..300).map(|_| random.integer(1, 100_000) as usize)).chain((1..530).map(|tiles| tiles * 128))
+                {
+                    let mut request = request(tokens, false);
+                    let elements = scratch(&request).expect("a lawful call");
+                    assert!(elements <= most, "{what}, {tokens} tokens: {elements} of {most}");
+                    needed = elements.max(needed);
+                    request.results.push(tensor(Dtype::Float32, &[most]));
+                    assert_eq!(plan(&request).expect("enough scratch").scratch, elements, "{what}, {tokens} tokens");
+                }
+                assert_eq!(most, needed.max(1), "{what}");
+            }
+        }
+    }
 }
 
 #[test]

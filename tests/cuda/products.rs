@@ -1,6 +1,8 @@
 //! Both matrix products.
 
 use half::{bf16, f16};
+use ternax::cuda::kernel::{FIXED_GROUPS, PRODUCTS};
+use ternax::cuda::tensor::Dtype;
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
 use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
@@ -143,6 +145,29 @@ fn float16_gradients_survive_scales_of_any_size() {
         }
         let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(false);
         assert_close(&found, &problem.matmul_transposed(), 40, &format!("scales about 2^{size}"));
+    }
+}
+
+/// One problem for each kernel that [`Kernel::of_lengths`] names, but for Hopper's.
+fn of_length<X: Number>(group_size: usize, narrow: bool) {
+    let in_dim = 2 * group_size + 8;
+    for (tokens, forward) in [(1, true), (8, true), (16, true), (20, true), (20, false)] {
+        let problem = problem::<X>(Shape { tokens, in_dim, out_dim: 40, group_size }, Values::Dyadic, narrow);
+        let wanted = if forward { problem.matmul() } else { problem.matmul_transposed() };
+        let wanted: Vec<X> = wanted.iter().map(|sum| X::from_f32(sum.value as f32)).collect();
+        let case = Case { problem: &problem, narrow, options: crate::machine::OPTIONS[2] };
+        assert!(case.product::<X>(forward) == wanted, "{tokens} tokens, groups of {group_size}");
+    }
+}
+
+#[test]
+fn every_length_of_groups_that_is_compiled_in_is_right() {
+    for (group_size, types) in FIXED_GROUPS.into_iter().filter(|&group| group != 32).zip(PRODUCTS.into_iter().cycle()) {
+        match types {
+            (Dtype::Float32, _) => of_length::<f32>(group_size, false),
+            (Dtype::Float16, _) => of_length::<f16>(group_size, false),
+            (_, scale) => of_length::<bf16>(group_size, scale == Dtype::Bfloat16),
+        }
     }
 }
 

@@ -290,10 +290,73 @@ def test_kernels_that_no_card_has_proven_run_only_where_they_are_asked_for(capab
         assert "@ternax_" not in exported(function, *arguments)
 
 
-def test_calls_of_symbolic_sizes_are_plain_jax_numpy_since_their_scratch_is_unknown(no_gpu):
-    function, _, *others = CALLS["matmul"]
-    (tokens,) = jax.export.symbolic_shape("tokens")
-    assert "@ternax_" not in exported(function, of((tokens, IN)), *others)
+# A layer whose contractions are split where tokens are few: forward, backward and over the tokens.
+WIDE, TALL = 2048, 1024
+LAYER = of((TALL, WIDE // GROUP, BYTES), jnp.uint8), of((TALL, WIDE // GROUP))
+PRODUCTS = {
+    "matmul": (CALLS["matmul"][0], (WIDE,), LAYER),
+    "matmul_transposed": (lambda *a: tx.ops.matmul_transposed(*a, in_dim=WIDE, group_size=GROUP), (TALL,), LAYER),
+    "correlate": (CALLS["correlate"][0], (WIDE, TALL), LAYER[:1]),
+}
+
+
+def activations(name, dtype, *lead):
+    """The operands of a call with these leading dimensions."""
+    _, widths, weight = PRODUCTS[name]
+    return *(of((*lead, width), dtype) for width in widths), *weight
+
+
+def scratch_of(name, dtype, *lead):
+    """Elements that a call with these leading dimensions needs."""
+    operands = activations(name, dtype, *lead)
+    results = jax.eval_shape(PRODUCTS[name][0], *operands)
+    return _cuda.scratch(name, operands, results if isinstance(results, tuple) else (results,), {"group_size": np.int64(GROUP)})
+
+
+def most_scratch(text, name):
+    (call,) = re.findall(rf"@ternax_{name}\(.*-> *(.*)", text)
+    assert call.count("tensor<") == ops.OPERATIONS[name].results + 1
+    return int(re.findall(r"tensor<(\d+)xf32>", call)[-1])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, BF16, jnp.float16])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_calls_of_any_number_of_tokens_have_scratch_for_every_number(name, dtype, no_gpu):
+    lead = jax.export.symbolic_shape("batch, length")
+    most = most_scratch(exported(PRODUCTS[name][0], *activations(name, dtype, *lead)), name)
+    needed = [scratch_of(name, dtype, batch, length) for batch in (1, 2, 13, 128, 1000) for length in (1, 5, 16, 128, 4096)]
+    assert 1 < max(needed) <= most < 2**23
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_program_of_any_number_of_tokens_keeps_the_call_and_its_scratch_once_the_number_is_known(name, no_gpu):
+    """What XLA does with the program before it compiles it: the sizes are put in."""
+    from jax._src.interpreters.mlir import module_to_bytecode
+    from jax._src.lib import _jax
+    from jax.extend.mlir import ir
+
+    lead = jax.export.symbolic_shape("batch, length")
+    checks = [jax.export.DisabledSafetyCheck.custom_call(target) for target in TARGETS]
+    anew = jax.jit(functools.partial(PRODUCTS[name][0]))
+    program = jax.export.export(anew, platforms=["cuda"], disabled_checks=checks)(*activations(name, jnp.float32, *lead))
+    most = most_scratch(program.mlir_module(), name)
+    for lead in [(1, 1), (3, 7), (2, 520)]:
+        lowered = jax.jit(program.call).trace(*activations(name, jnp.float32, *lead)).lower(lowering_platforms=("cuda",))
+        module = lowered.compiler_ir("stablehlo")
+        refined = _jax.mlir.refine_polymorphic_shapes(module_to_bytecode(module), True, True)
+        with module.context:
+            text = str(ir.Module.parse(refined))
+        assert "tensor<?" not in text
+        assert most_scratch(text, name) == most
+        assert scratch_of(name, jnp.float32, *lead) <= most
+
+
+def test_calls_of_other_symbolic_sizes_are_plain_jax_numpy_where_their_scratch_is_unknown(no_gpu):
+    function, x, _, _ = CALLS["matmul"]
+    (out,) = jax.export.symbolic_shape("out")
+    trits, scale = of((out, GROUPS, BYTES), jnp.uint8), of((out, GROUPS))
+    assert "@ternax_" not in exported(function, x, trits, scale)
+    assert "@ternax_unpack" in exported(CALLS["unpack"][0], trits), "no scratch"
 
 
 def test_without_a_compiler_the_reason_is_said_once_and_plain_jax_numpy_runs(tmp_path):
