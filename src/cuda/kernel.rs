@@ -215,6 +215,8 @@ impl Kernel {
         let mut found = FEW_TOKENS.map(|tokens| Self::matmul_few(x, scale, group, tokens)).to_vec();
         found.extend([Self::matmul_many(x, scale, group, copies(x)), Self::matmul_transposed(x, scale, group, copies(x))]);
         found.extend(HOPPER_PRODUCTS.into_iter().flat_map(|x| [true, false].map(|forward| Self::hopper_matmul(x, forward, group))));
+        let mapped: Vec<Self> = found.iter().filter(|kernel| kernel.is_of_hopper()).map(Self::with_tensor_maps).collect();
+        found.extend(mapped);
         found
     }
 
