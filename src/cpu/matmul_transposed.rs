@@ -71,9 +71,9 @@ fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D
     let (mut gradients, tokens) = (vec![0.0; dy.len()], dy.len() / out_dim);
     vectorise(tier, Widen(dy, &mut gradients));
     threads::for_each(tiles(dx, in_dim, tokens, column_block).into_iter(), work, |task| {
-        let mut memory = Scratch::sums();
         let stride = task.columns.len().next_multiple_of(direct.columns);
-        let [sums] = memory.slices([tokens * stride]);
+        let mut memory = Scratch::new([tokens * stride]);
+        let [sums] = memory.cut().slices([tokens * stride]);
         sums.fill(0.0);
         (direct.add_rows)(matrix, scale, &gradients, 0..out_dim, task.columns.clone(), sums);
         for (piece, sums) in task.pieces.into_iter().zip(sums.chunks_exact(stride)) {
@@ -132,10 +132,11 @@ impl<W: Word + Operand, D: Fill<W>, X: Activation> Loop for Task<'_, '_, W, D, X
         let (out_dim, tokens) = (matrix.out_dim(), task.rows.len());
         let slices = task.columns.len().div_ceil(product.columns);
         let stride = CHUNK * product.columns + PANEL_GAP;
-        let left_len = tokens * ROW_STRIDE;
-        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
-        let [left, right] = operands.slices([left_len, slices * stride]);
-        let [memory] = sums.slices([tokens * slices * product.columns]);
+        let lengths = [tokens * ROW_STRIDE, slices * stride, tokens * slices * product.columns];
+        let mut memory = Scratch::new(lengths);
+        let mut memory = memory.cut();
+        let [left, right] = memory.slices([lengths[0], lengths[1]]);
+        let [memory] = memory.slices([lengths[2]]);
         let mut sums = Sums { memory, tokens, columns: product.columns };
         for first in (0..out_dim).step_by(CHUNK * W::DEPTH) {
             let rows = first..out_dim.min(first + CHUNK * W::DEPTH);

@@ -106,9 +106,11 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
         if !whole_groups(layout, plan.columns) {
             task.pieces.iter_mut().for_each(|scores| scores.fill(0.0));
         }
-        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
-        let [left, right] = operands.slices([rows.len().div_ceil(product.rows) * left_stride, slices * right_stride]);
-        let [sums] = sums.slices([sums_len]);
+        let lengths = [rows.len().div_ceil(product.rows) * left_stride, slices * right_stride, sums_len];
+        let mut memory = Scratch::new(lengths);
+        let mut memory = memory.cut();
+        let [left, right] = memory.slices::<W, 2>([lengths[0], lengths[1]]);
+        let [sums] = memory.slices::<f32, 1>([sums_len]);
         for first in columns.clone().step_by(plan.columns) {
             let block = first..columns.end.min(first + plan.columns);
             let next = block.end..columns.end.min(block.end + plan.columns);

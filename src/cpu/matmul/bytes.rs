@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use crate::cpu::isa::{Loop, Tier, copy_column, prefetch, vectorise};
+use crate::cpu::scratch::Scratch;
 use crate::cpu::tiling::{Tile, balanced, tiles};
-use crate::cpu::{cache, scratch, threads};
+use crate::cpu::{cache, threads};
 use crate::float::Activation;
 use crate::trits::{GroupLayout, TRITS_PER_BYTE, TernaryMatrix};
 
@@ -49,12 +50,13 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
         let rows = task.columns.len();
         let stride = Stride { bytes: 2 * rows + GAP, scales: slots * rows + GAP };
         let lengths = [BYTES * SUMS * LANES, rows * LANES, rows, SEGMENTS * stride.scales];
-        scratch::operands([SEGMENTS * stride.bytes], |[bytes]| {
-            scratch::operands(lengths, |[tables, sums, lane, scales]| {
-                let product = Product { x, matrix, scale };
-                vectorise(tier, Task::<LANES, X, Y> { product, task, stride, bytes, scales, tables, sums, lane });
-            });
-        });
+        let bytes_len = SEGMENTS * stride.bytes;
+        let mut memory = Scratch::new(lengths.into_iter().chain([bytes_len]));
+        let mut memory = memory.cut();
+        let [bytes] = memory.slices([bytes_len]);
+        let [tables, sums, lane, scales] = memory.slices(lengths);
+        let product = Product { x, matrix, scale };
+        vectorise(tier, Task::<LANES, X, Y> { product, task, stride, bytes, scales, tables, sums, lane });
     });
 }
 

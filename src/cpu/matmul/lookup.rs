@@ -9,8 +9,9 @@ use std::ops::Range;
 use super::terms::{Chunk, TERM_INPUTS, WINDOW_INPUTS, chunks};
 use crate::cpu::isa::forward::{Lookup, ROW_STEP};
 use crate::cpu::isa::{Loop, Tier, vectorise};
+use crate::cpu::scratch::Scratch;
 use crate::cpu::tiling::{Tile, tiles};
-use crate::cpu::{cache, scratch, threads};
+use crate::cpu::{cache, threads};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
@@ -52,9 +53,13 @@ fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize) -> (u
     let threads = threads::count();
     // The sums of one register's tokens take a quarter of the L2 cache.
     let most_rows = cache::sizes().l2 / 4 / (size_of::<f32>() * LANES);
-    let cuts = if out_dim >= threads * LEAST_ROWS { threads } else { 1 };
-    let row_parts = out_dim.div_ceil(most_rows).next_multiple_of(cuts);
-    let rows = out_dim.div_ceil(row_parts).next_multiple_of(LANES);
+    let rows_of = |parts: usize| out_dim.div_ceil(parts).next_multiple_of(LANES);
+    let row_parts = out_dim.div_ceil(most_rows);
+    // Threads that share rows would each make the tables of all tokens: only where there are too few tokens for all threads.
+    let tasks = row_parts * tokens.div_ceil(sums / rows_of(row_parts));
+    let cuts = if tasks < 2 * threads && out_dim >= threads * LEAST_ROWS { threads } else { 1 };
+    let row_parts = row_parts.next_multiple_of(cuts);
+    let rows = rows_of(row_parts);
     let cuts = if row_parts == 1 { threads } else { 1 };
     let most_tokens = (sums / rows).min(tokens.div_ceil(cuts)).next_multiple_of(LANES);
     let tokens = tokens.div_ceil(tokens.div_ceil(most_tokens)).next_multiple_of(LANES);
@@ -85,39 +90,38 @@ impl<const LANES: usize, X: Activation, Y: Activation> Loop for Task<'_, '_, LAN
         let Product { kernels, chunks, .. } = product;
         let (rows, registers) = (task.columns.len(), task.rows.len().div_ceil(LANES));
         let cut = Cut::new(rows, kernels.chunk_terms, chunks);
-        let lengths = [Lookup::<LANES>::ENTRIES * LANES, WINDOW_INPUTS * LANES, WINDOW_INPUTS * LANES, cut.scales_len()];
-        scratch::sums(registers * rows * LANES, |sums| {
-            scratch::operands([cut.offsets_len()], |[offsets]: [&mut [u32]; 1]| {
-                scratch::operands(lengths, |[tables, inputs, panel, scales]: [&mut [f32]; 4]| {
-                    sums.fill(0.0);
-                    let sums = sums.as_chunks_mut::<LANES>().0;
-                    let tables = tables.as_chunks_mut::<LANES>().0;
-                    let panel = panel.as_chunks_mut::<LANES>().0;
-                    for chunks in chunks.chunks(WINDOWS * cut.window_chunks) {
-                        product.read_rows(&cut, chunks, task.columns.clone(), offsets, scales);
-                        for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
-                            let first = task.rows.start + register * LANES;
-                            let tokens = first..task.rows.end.min(first + LANES);
-                            for (index, chunk) in chunks.iter().enumerate() {
-                                let place = index % cut.window_chunks;
-                                if place == 0 {
-                                    let window = &chunks[index..chunks.len().min(index + cut.window_chunks)];
-                                    product.panel_of(window, tokens.clone(), inputs, panel);
-                                }
-                                let panel = &panel[place * kernels.chunk_terms * TERM_INPUTS..][..chunk.terms * chunk.slots * TERM_INPUTS];
-                                (kernels.tables)(panel, tables);
-                                let offsets = &offsets[index * cut.offsets_stride..][..rows * kernels.chunk_terms / 2];
-                                let scales = &scales[cut.column(chunks, index)..][..rows * chunk.slots];
-                                (kernels.accumulate)(chunk, tables, offsets, scales, sums);
-                            }
-                        }
+        let lengths =
+            [registers * rows * LANES, Lookup::<LANES>::ENTRIES * LANES, WINDOW_INPUTS * LANES, WINDOW_INPUTS * LANES, cut.scales_len()];
+        let mut memory = Scratch::new(lengths.into_iter().chain([cut.offsets_len()]));
+        let mut memory = memory.cut();
+        let [sums, tables, inputs, panel, scales] = memory.slices::<f32, 5>(lengths);
+        let [offsets] = memory.slices::<u32, 1>([cut.offsets_len()]);
+        sums.fill(0.0);
+        let sums = sums.as_chunks_mut::<LANES>().0;
+        let tables = tables.as_chunks_mut::<LANES>().0;
+        let panel = panel.as_chunks_mut::<LANES>().0;
+        for chunks in chunks.chunks(WINDOWS * cut.window_chunks) {
+            product.read_rows(&cut, chunks, task.columns.clone(), offsets, scales);
+            for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
+                let first = task.rows.start + register * LANES;
+                let tokens = first..task.rows.end.min(first + LANES);
+                for (index, chunk) in chunks.iter().enumerate() {
+                    let place = index % cut.window_chunks;
+                    if place == 0 {
+                        let window = &chunks[index..chunks.len().min(index + cut.window_chunks)];
+                        product.panel_of(window, tokens.clone(), inputs, panel);
                     }
-                    for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
-                        store(kernels, sums, pieces);
-                    }
-                });
-            });
-        });
+                    let panel = &panel[place * kernels.chunk_terms * TERM_INPUTS..][..chunk.terms * chunk.slots * TERM_INPUTS];
+                    (kernels.tables)(panel, tables);
+                    let offsets = &offsets[index * cut.offsets_stride..][..rows * kernels.chunk_terms / 2];
+                    let scales = &scales[cut.column(chunks, index)..][..rows * chunk.slots];
+                    (kernels.accumulate)(chunk, tables, offsets, scales, sums);
+                }
+            }
+        }
+        for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
+            store(kernels, sums, pieces);
+        }
     }
 }
 
