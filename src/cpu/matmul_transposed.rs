@@ -65,8 +65,8 @@ fn is_bf16(value: f32) -> bool {
 /// The product of few tokens, each sum in the order of its rows as in [`run`].
 fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
     let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    let column_block = in_dim.div_ceil(2 * threads::count()).min(DIRECT_COLUMNS).next_multiple_of(direct.columns);
     let work = dx.len() * out_dim;
+    let column_block = in_dim.div_ceil(2 * threads::wanted(work)).min(DIRECT_COLUMNS).next_multiple_of(direct.columns);
     log::debug!("matmul_transposed: direct, blocks of {column_block} columns, {} threads", threads::count());
     let (mut gradients, tokens) = (vec![0.0; dy.len()], dy.len() / out_dim);
     vectorise(tier, Widen(dy, &mut gradients));
@@ -103,8 +103,8 @@ fn run<W: Word + Operand, D: Fill<W>, X: Activation>(
     dx: &mut [X],
 ) {
     let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    let column_block = in_dim.div_ceil(wanted_tasks()).next_multiple_of(COLUMN_STEP).min(COLUMNS);
     let work = dx.len() * out_dim;
+    let column_block = in_dim.div_ceil(wanted_tasks(work)).next_multiple_of(COLUMN_STEP).min(COLUMNS);
     let mut tasks = tiles(dx, in_dim, TOKENS, column_block);
     log::debug!("matmul_transposed: {}, {} tasks of up to {column_block} columns, {} threads", product.name, tasks.len(), threads::count());
     threads::for_each_block(&mut tasks, 1, work, |_, tasks| {

@@ -43,8 +43,8 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     assert!(tokens <= LANES, "{tokens} tokens in {LANES} lanes");
     let slots = segments(matrix.layout()).map(|segment| segment.groups.len()).max().unwrap_or(1);
     let most_rows = cache::sizes().l2 * 3 / 4 / (SEGMENTS * (BYTES + size_of::<f32>() * slots) + size_of::<f32>() * LANES);
-    let rows = out_dim.div_ceil(threads::count()).clamp(1, most_rows);
     let work = x.len() * out_dim;
+    let rows = out_dim.div_ceil(threads::wanted(work)).clamp(1, most_rows);
     log::debug!("matmul: bytes on {}, {LANES} lanes, {tokens} tokens, blocks of {rows} rows, {} threads", tier.name(), threads::count());
     threads::for_each(tiles(y, out_dim, tokens, rows).into_iter(), work, |task| {
         let rows = task.columns.len();

@@ -16,8 +16,8 @@ const TASKS: usize = 2;
 pub fn matmul<X: Activation, Y: Activation>(kernels: &Decode, x: &[X], matrix: TernaryMatrix<'_>, scale: &[f32], y: &mut [Y]) {
     let (layout, out_dim) = (matrix.layout(), matrix.out_dim());
     let (in_dim, table_len) = (layout.in_dim(), (kernels.table_len)(layout));
-    let rows = out_dim.div_ceil(TASKS * threads::count()).next_multiple_of(ROW_STEP);
     let work = x.len() * out_dim;
+    let rows = out_dim.div_ceil(TASKS * threads::wanted(work)).next_multiple_of(ROW_STEP);
     log::debug!("matmul: {}, {} tokens, blocks of {rows} rows, {} threads", kernels.name, x.len() / in_dim, threads::count());
     let passes = x.chunks(kernels.tokens_at_once * in_dim).zip(y.chunks_mut(kernels.tokens_at_once * out_dim));
     for (x, y) in passes {

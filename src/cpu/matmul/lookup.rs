@@ -17,8 +17,8 @@ use crate::trits::TernaryMatrix;
 
 /// Windows whose offsets exist at a time.
 const WINDOWS: usize = 4;
-/// Floats of the sums of a task: 2 MiB, half of what a call may take for each thread.
-const SUMS: usize = 1 << 19;
+/// Floats of the sums of a task: 1 MiB, half of what a call takes for each thread.
+const SUMS: usize = 1 << 18;
 /// The fewest rows of a task where there is a choice: less would not pay for the tables.
 const LEAST_ROWS: usize = 512;
 /// Words between the offsets of chunks beyond their length, so that they spread over the sets of a cache.
@@ -39,8 +39,8 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     let out_dim = matrix.out_dim();
     let tokens = y.len() / out_dim;
     let chunks = chunks(matrix.layout(), kernels.chunk_terms);
-    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim, chunks[0].slots);
     let work = x.len() * out_dim;
+    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim, chunks[0].slots, threads::wanted(work));
     log::debug!("matmul: {}, blocks of {token_block} tokens by {row_block} rows, {} threads", kernels.name, threads::count());
     let product = Product { kernels, x, matrix, scale, chunks: &chunks };
     let tasks = tiles(y, out_dim, token_block, row_block);
@@ -48,9 +48,8 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
 }
 
 /// Tokens and rows of a task. Where chunks have several groups, half of the memory of the sums is left to their scales.
-fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize) -> (usize, usize) {
+fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize, threads: usize) -> (usize, usize) {
     let sums = if slots == 1 { SUMS } else { SUMS / 2 };
-    let threads = threads::count();
     // The sums of one register's tokens take a quarter of the L2 cache.
     let most_rows = cache::sizes().l2 / 4 / (size_of::<f32>() * LANES);
     let rows_of = |parts: usize| out_dim.div_ceil(parts).next_multiple_of(LANES);
