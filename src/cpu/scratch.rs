@@ -1,9 +1,11 @@
 //! Memory that outlives a call, so that a kernel call allocates nothing after the first.
 //!
 //! All kernels, types and threads share it. Who calls a kernel is XLA's choice and changes from call to call, so that blocks
-//! belong to nobody: there are as many as were ever in use at one time, which is one for each thread that computes.
+//! belong to nobody: there are as many as were ever in use at one time, which is one for each thread that computes. A thread gets the
+//! block back that it had before, whose lines its caches hold, if that is idle and large enough.
 
 use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use super::isa::Plain;
 
@@ -14,9 +16,15 @@ const STEP: usize = 1 << 12;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
+/// Memory, and the thread that had it last.
+struct Block {
+    words: Vec<u32>,
+    user: ThreadId,
+}
+
 /// The blocks of the process.
 struct Pool {
-    idle: Vec<Vec<u32>>,
+    idle: Vec<Block>,
     /// Words that are in use.
     used: usize,
     /// The most words that were in use or idle at one time.
@@ -28,29 +36,29 @@ impl Pool {
         Self { idle: Vec::new(), used: 0, most: 0 }
     }
 
-    /// A block of `words` words or more, whose contents are anything: the smallest idle one that is large enough, else a new
-    /// one in place of the largest.
-    fn take(&mut self, words: usize) -> Vec<u32> {
-        let lengths = self.idle.iter().enumerate().map(|(at, block)| (block.len(), at));
-        let fitting = lengths.clone().filter(|&(len, _)| len >= words).min();
-        let block = match fitting.or(lengths.max()) {
-            Some((_, at)) => self.idle.swap_remove(at),
+    /// `words` words or more for a thread, whose contents are anything: of the idle blocks that are large enough its own one or else
+    /// the smallest, or else new memory in place of the largest block.
+    fn take(&mut self, words: usize, user: ThreadId) -> Vec<u32> {
+        let blocks = self.idle.iter().enumerate().map(|(at, block)| (block.user != user, block.words.len(), at));
+        let fitting = blocks.clone().filter(|&(_, len, _)| len >= words).min();
+        let memory = match fitting.or(blocks.max_by_key(|&(_, len, _)| len)) {
+            Some((.., at)) => self.idle.swap_remove(at).words,
             None => Vec::new(),
         };
-        let block = if block.len() >= words {
-            block
+        let memory = if memory.len() >= words {
+            memory
         } else {
-            drop(block);
+            drop(memory);
             vec![0; words.next_multiple_of(STEP)]
         };
-        self.used += block.len();
-        self.most = self.most.max(self.used + self.idle.iter().map(Vec::len).sum::<usize>());
-        block
+        self.used += memory.len();
+        self.most = self.most.max(self.used + self.idle.iter().map(|block| block.words.len()).sum::<usize>());
+        memory
     }
 
-    fn give(&mut self, block: Vec<u32>) {
-        self.used -= block.len();
-        self.idle.push(block);
+    fn give(&mut self, words: Vec<u32>, user: ThreadId) {
+        self.used -= words.len();
+        self.idle.push(Block { words, user });
     }
 }
 
@@ -75,7 +83,7 @@ impl Scratch {
     /// Memory for slices of the lengths given, in any order and of any types.
     pub fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
         let words: usize = lengths.into_iter().map(|len| len.next_multiple_of(LINE)).sum();
-        Self(pool(|pool| pool.take(words + LINE)))
+        Self(pool(|pool| pool.take(words + LINE, thread::current().id())))
     }
 
     /// The memory, to be cut into slices.
@@ -88,8 +96,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let block = std::mem::take(&mut self.0);
-        pool(|pool| pool.give(block));
+        let words = std::mem::take(&mut self.0);
+        pool(|pool| pool.give(words, thread::current().id()));
     }
 }
 
@@ -135,17 +143,30 @@ mod tests {
 
     #[test]
     fn there_are_never_more_blocks_than_were_in_use_at_one_time() {
-        let mut pool = Pool::new();
-        let (small, large) = (pool.take(10), pool.take(3 * STEP));
+        let (mut pool, user) = (Pool::new(), thread::current().id());
+        let (small, large) = (pool.take(10, user), pool.take(3 * STEP, user));
         assert_eq!((small.len(), large.len(), pool.most), (STEP, 3 * STEP, 4 * STEP));
-        pool.give(large);
-        pool.give(small);
-        let again = pool.take(2 * STEP);
+        pool.give(large, user);
+        pool.give(small, user);
+        let again = pool.take(2 * STEP, user);
         assert_eq!((again.len(), pool.idle.len()), (3 * STEP, 1), "the one that is large enough");
-        let grown = pool.take(2 * STEP + 1);
+        let grown = pool.take(2 * STEP + 1, user);
         assert_eq!((grown.len(), pool.idle.len()), (3 * STEP, 0), "the other one makes room");
-        pool.give(again);
-        pool.give(grown);
-        assert_eq!((pool.take(STEP).len(), pool.used, pool.most), (3 * STEP, 3 * STEP, 6 * STEP));
+        pool.give(again, user);
+        pool.give(grown, user);
+        assert_eq!((pool.take(STEP, user).len(), pool.used, pool.most), (3 * STEP, 3 * STEP, 6 * STEP));
+    }
+
+    #[test]
+    fn a_thread_gets_the_block_that_it_had() {
+        let (mut pool, here) = (Pool::new(), thread::current().id());
+        let there = thread::spawn(|| thread::current().id()).join().expect("a thread that ends");
+        let blocks = [here, there, here].map(|user| (pool.take(2 * STEP, user), user));
+        let theirs = blocks[1].0.as_ptr();
+        for (words, user) in blocks {
+            pool.give(words, user);
+        }
+        assert_eq!(pool.take(STEP, there).as_ptr(), theirs);
+        assert_ne!(pool.take(STEP, there).as_ptr(), theirs);
     }
 }

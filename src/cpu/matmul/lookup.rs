@@ -21,6 +21,8 @@ const WINDOWS: usize = 4;
 const SUMS: usize = 1 << 18;
 /// The fewest rows of a task where there is a choice: less would not pay for the tables.
 const LEAST_ROWS: usize = 512;
+/// The fewest tokens of a task where there is a choice: less would not pay for the offsets.
+const LEAST_TOKENS: usize = 64;
 /// Words between the offsets of chunks beyond their length, so that they spread over the sets of a cache.
 const GAP: usize = 16;
 
@@ -51,15 +53,12 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
 fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize, threads: usize) -> (usize, usize) {
     let sums = if slots == 1 { SUMS } else { SUMS / 2 };
     // The sums of one register's tokens take a quarter of the L2 cache.
-    let most_rows = cache::sizes().l2 / 4 / (size_of::<f32>() * LANES);
-    let rows_of = |parts: usize| out_dim.div_ceil(parts).next_multiple_of(LANES);
-    let row_parts = out_dim.div_ceil(most_rows);
-    // Threads that share rows would each make the tables of all tokens: only where there are too few tokens for all threads.
-    let tasks = row_parts * tokens.div_ceil(sums / rows_of(row_parts));
-    let cuts = if tasks < 2 * threads && out_dim >= threads * LEAST_ROWS { threads } else { 1 };
-    let row_parts = row_parts.next_multiple_of(cuts);
-    let rows = rows_of(row_parts);
-    let cuts = if row_parts == 1 { threads } else { 1 };
+    let most_rows = (cache::sizes().l2 / 4 / (size_of::<f32>() * LANES)).min(sums / LEAST_TOKENS);
+    // Threads with rows of their own all make the same tables, those with tokens of their own the same offsets: few tokens are left whole.
+    let cuts = if tokens < threads * LEAST_TOKENS && out_dim >= threads * LEAST_ROWS { threads } else { 1 };
+    let row_parts = out_dim.div_ceil(most_rows).next_multiple_of(cuts);
+    let rows = out_dim.div_ceil(row_parts).next_multiple_of(LANES);
+    let cuts = if cuts == 1 { threads } else { 1 };
     let most_tokens = (sums / rows).min(tokens.div_ceil(cuts)).next_multiple_of(LANES);
     let tokens = tokens.div_ceil(tokens.div_ceil(most_tokens)).next_multiple_of(LANES);
     (tokens, rows)
