@@ -7,6 +7,7 @@ pub(super) mod lookup;
 mod panel;
 mod pieces;
 mod product;
+mod scores;
 mod signs;
 mod transpose;
 mod weights;

@@ -8,11 +8,11 @@ const COLUMNS: usize = 8;
 
 /// For 16 vector registers.
 pub static TILE_4X8: Product<f32> =
-    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
+    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS>, scores: None };
 
 /// For 32 vector registers.
 pub static TILE_8X8: Product<f32> =
-    Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
+    Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS>, scores: None };
 
 /// `sum + left * right`, fused where that is an instruction and not a call.
 #[inline(always)]
