@@ -104,7 +104,7 @@ fn add_pieces(pieces: &[f32], columns: &Range<usize>, group_size: usize, score: 
 }
 
 /// Words of the tokens of one word.
-fn tokens_of<'a, W: Word, A>(values: &'a [A], dim: usize, tokens: usize, word: usize, columns: Range<usize>) -> [Option<&'a [A]>; 2] {
+fn tokens_of<W: Word, A>(values: &[A], dim: usize, tokens: usize, word: usize, columns: Range<usize>) -> [Option<&[A]>; 2] {
     [word * W::DEPTH, word * W::DEPTH + 1].map(|token| (token < tokens).then(|| &values[token * dim..][columns.clone()]))
 }
 

@@ -4,6 +4,8 @@
 //! Saturating packs turn float32, read as integers, into bytes that are negative, zero or positive as they are, but for -0 and NaN,
 //! which the caller rules out.
 
+#![allow(clippy::needless_range_loop, reason = "registers stay registers only where no loop over them can end early")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
