@@ -43,9 +43,10 @@ pub fn correlate<W: Word + Operand, A: Fill<W>>(
     let left_stride = out_dim.next_multiple_of(ROWS);
     let columns = (RIGHT_WORDS / (words * SCORE_COLUMNS)).max(1) * SCORE_COLUMNS;
     log::debug!("correlate: few tokens, {columns} columns at a time, {} threads", threads::count());
-    let mut memory = Scratch::operands();
     let right_len = words * columns.min(in_dim.next_multiple_of(SCORE_COLUMNS));
-    let [left, right, line] = memory.slices([words * left_stride, right_len, SCORE_COLUMNS]);
+    let lengths = [words * left_stride, right_len, SCORE_COLUMNS];
+    let mut memory = Scratch::new(lengths);
+    let [left, right, line] = memory.cut().slices(lengths);
     vectorise(tier, PackLeft { dy, out_dim, tokens, left, stride: left_stride });
     let whole_groups = matrix.layout().group_size() == PIECE;
     if !whole_groups {

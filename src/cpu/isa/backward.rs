@@ -281,11 +281,15 @@ impl Backward {
     pub fn of(tier: Tier) -> Self {
         assert!(tier.is_available(), "this machine has no {}", tier.name());
         match tier {
-            Tier::Portable | Tier::Neon => portable::backward(tier),
+            Tier::Portable => portable::backward(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => super::neon::backward(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => super::avx2::backward(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => super::avx512::backward(),
+            #[cfg(not(target_arch = "aarch64"))]
+            Tier::Neon => unreachable!("not available on this architecture"),
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
         }

@@ -7,8 +7,11 @@
 use std::ops::Range;
 
 use super::Tier;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::cpu::cache;
 use crate::cpu::matmul::terms::Chunk;
 use crate::trits::{GroupLayout, TernaryMatrix};
@@ -91,9 +94,9 @@ pub struct Forward {
 
 /// The product by look-up with as many lanes as suit the machine.
 pub enum Lanes {
-    /// 256 bits.
+    /// 256 bits, or two registers of 128.
     Eight(&'static Lookup<8>),
-    /// 512 bits.
+    /// 512 bits, or four registers of 128.
     Sixteen(&'static Lookup<16>),
 }
 
@@ -105,7 +108,9 @@ impl Forward {
     pub fn of(tier: Tier) -> Self {
         assert!(tier.is_available(), "this machine has no {}", tier.name());
         match tier {
-            Tier::Portable | Tier::Neon => Self { decode: None, lookup: None, least_lookup: usize::MAX, most_rest: 0 },
+            Tier::Portable => Self { decode: None, lookup: None, least_lookup: usize::MAX, most_rest: 0 },
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => Self { decode: None, lookup: Some(neon::lookup::for_caches(cache::sizes())), least_lookup: 9, most_rest: 0 },
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => Self { decode: None, lookup: Some(Lanes::Eight(&avx2::lookup::LOOKUP)), least_lookup: 33, most_rest: 0 },
             #[cfg(target_arch = "x86_64")]
@@ -115,6 +120,8 @@ impl Forward {
                 least_lookup: 9,
                 most_rest: 5,
             },
+            #[cfg(not(target_arch = "aarch64"))]
+            Tier::Neon => unreachable!("not available on this architecture"),
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
         }
