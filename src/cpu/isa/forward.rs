@@ -144,7 +144,13 @@ impl Forward {
 
 /// The AVX-512 product by look-up in chunks of 4 or 8 terms, whatever the caches.
 #[cfg(all(test, target_arch = "x86_64"))]
-pub fn lookup_of_terms(terms: usize) -> &'static Lookup<16> {
-    assert!(Tier::Avx512.is_available(), "this machine has no AVX-512");
-    if terms == 4 { &avx512::lookup::FOUR_TERMS } else { &avx512::lookup::EIGHT_TERMS }
+pub fn all_lookups() -> Vec<(Tier, Lanes)> {
+    let lookups = [Lanes::Sixteen(&avx512::lookup::FOUR_TERMS), Lanes::Sixteen(&avx512::lookup::EIGHT_TERMS)];
+    if Tier::Avx512.is_available() { lookups.map(|lanes| (Tier::Avx512, lanes)).into() } else { Vec::new() }
+}
+
+/// The NEON products by look-up on 8 and 16 lanes, whatever the caches.
+#[cfg(all(test, target_arch = "aarch64"))]
+pub fn all_lookups() -> Vec<(Tier, Lanes)> {
+    [Lanes::Eight(&neon::lookup::EIGHT), Lanes::Sixteen(&neon::lookup::SIXTEEN)].map(|lanes| (Tier::Neon, lanes)).into()
 }

@@ -8,7 +8,7 @@ use crate::cpu::isa::forward::{Lanes, Lookup, TERM_SUMS};
 use crate::cpu::matmul::terms::{Chunk, MOST_TERMS, TERM_INPUTS};
 
 /// The product with tables of 41.5 KB: one offset serves 16 tokens.
-static SIXTEEN: Lookup<16> = Lookup {
+pub static SIXTEEN: Lookup<16> = Lookup {
     name: "neon lookup, 16 lanes",
     chunk_terms: MOST_TERMS,
     offsets: offsets::<16>,
@@ -18,7 +18,7 @@ static SIXTEEN: Lookup<16> = Lookup {
 };
 
 /// The product with tables of 20.7 KB.
-static EIGHT: Lookup<8> = Lookup {
+pub static EIGHT: Lookup<8> = Lookup {
     name: "neon lookup, 8 lanes",
     chunk_terms: MOST_TERMS,
     offsets: offsets::<8>,

@@ -1,4 +1,4 @@
-//! Register tiles of 12 x 8 sums: 24 accumulators, two registers of the right panel, the left operand by lanes of a register.
+//! Register tiles of 12 x 8 sums: 24 accumulators, two registers of the right panel, the left operand by lanes of registers.
 
 use std::arch::aarch64::*;
 
@@ -8,7 +8,7 @@ use crate::cpu::isa::portable::panel;
 
 /// Columns of a tile: two registers.
 const COLUMNS: usize = 8;
-/// Values of the left operand in a register.
+/// Values in a register.
 const LANES: usize = 4;
 
 /// Products of float32.
@@ -27,20 +27,11 @@ unsafe fn load(from: *const f32) -> Row {
     unsafe { [vld1q_f32(from), vld1q_f32(from.add(LANES))] }
 }
 
-/// Adds a row of the right panel times a lane of `left`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn add<const LANE: i32>(sums: &mut Row, left: float32x4_t, right: &Row) {
-    sums[0] = vfmaq_laneq_f32::<LANE>(sums[0], right[0], left);
-    sums[1] = vfmaq_laneq_f32::<LANE>(sums[1], right[1], left);
-}
-
 /// Adds a row of the right panel times a value.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_value(sums: &mut Row, left: f32, right: &Row) {
-    sums[0] = vfmaq_n_f32(sums[0], right[0], left);
-    sums[1] = vfmaq_n_f32(sums[1], right[1], left);
+    *sums = [vfmaq_n_f32(sums[0], right[0], left), vfmaq_n_f32(sums[1], right[1], left)];
 }
 
 /// Adds one step to the rows from `FIRST` on, four of them or what the tile has.
@@ -50,14 +41,20 @@ fn add_value(sums: &mut Row, left: f32, right: &Row) {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn add_step<const FIRST: usize>(sums: &mut [Row], left: *const f32, right: &Row) {
+    /// Adds a row of the right panel times a lane of `left`.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn add_lane<const LANE: i32>(sums: &mut Row, left: float32x4_t, right: &Row) {
+        *sums = [vfmaq_laneq_f32::<LANE>(sums[0], right[0], left), vfmaq_laneq_f32::<LANE>(sums[1], right[1], left)];
+    }
     let rows = &mut sums[FIRST..];
-    if let Some([a, b, c, d]) = rows.first_chunk_mut::<LANES>() {
+    if let Some([a, b, c, d]) = rows.first_chunk_mut() {
         // SAFETY: the tile has four rows from `FIRST` on.
         let left = unsafe { vld1q_f32(left.add(FIRST)) };
-        add::<0>(a, left, right);
-        add::<1>(b, left, right);
-        add::<2>(c, left, right);
-        add::<3>(d, left, right);
+        add_lane::<0>(a, left, right);
+        add_lane::<1>(b, left, right);
+        add_lane::<2>(c, left, right);
+        add_lane::<3>(d, left, right);
         return;
     }
     for (row, sums) in rows.iter_mut().enumerate() {
@@ -66,31 +63,20 @@ unsafe fn add_step<const FIRST: usize>(sums: &mut [Row], left: *const f32, right
     }
 }
 
-/// Adds four steps to the rows from `FIRST` on, four of them or what the tile has.
+/// Adds two steps to all rows. Four at a time would need eight registers for the right panel, and there are no more than 32.
 ///
 /// # Safety
-/// `left` holds four words for each row, rows `ROW_STRIDE` words apart, and `right` four steps.
+/// `left` holds two words for each row, rows `ROW_STRIDE` words apart, and `right` two steps.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn add_four_steps<const FIRST: usize>(sums: &mut [Row], left: *const f32, right: *const f32) {
-    let mut words = [vdupq_n_f32(0.0); LANES];
-    for (row, (words, _)) in words.iter_mut().zip(&sums[FIRST..]).enumerate() {
+unsafe fn add_two_steps(sums: &mut [Row], left: *const f32, right: *const f32) {
+    // SAFETY: the caller vouches for two steps.
+    let [first, second] = unsafe { [load(right), load(right.add(COLUMNS))] };
+    for (row, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the tile has that row.
-        *words = unsafe { vld1q_f32(left.add((FIRST + row) * ROW_STRIDE)) };
-    }
-    // SAFETY: the caller vouches for four steps.
-    let [a, b, c, d] = unsafe { [load(right), load(right.add(COLUMNS)), load(right.add(2 * COLUMNS)), load(right.add(3 * COLUMNS))] };
-    for (sums, words) in sums[FIRST..].iter_mut().zip(words) {
-        add::<0>(sums, words, &a);
-    }
-    for (sums, words) in sums[FIRST..].iter_mut().zip(words) {
-        add::<1>(sums, words, &b);
-    }
-    for (sums, words) in sums[FIRST..].iter_mut().zip(words) {
-        add::<2>(sums, words, &c);
-    }
-    for (sums, words) in sums[FIRST..].iter_mut().zip(words) {
-        add::<3>(sums, words, &d);
+        let left = unsafe { vld1_f32(left.add(row * ROW_STRIDE)) };
+        *sums = [vfmaq_lane_f32::<0>(sums[0], first[0], left), vfmaq_lane_f32::<0>(sums[1], first[1], left)];
+        *sums = [vfmaq_lane_f32::<1>(sums[0], second[0], left), vfmaq_lane_f32::<1>(sums[1], second[1], left)];
     }
 }
 
@@ -115,21 +101,10 @@ unsafe fn tile<const ROWS: usize, const BY_ROWS: bool>(
         }
     }
     let mut step = 0;
-    if BY_ROWS {
-        while step + LANES <= steps {
-            // SAFETY: four steps are left, and the tile has the rows that are named.
-            unsafe {
-                let (left, right) = (left.add(step), right.add(step * COLUMNS));
-                add_four_steps::<0>(&mut sums, left, right);
-                if ROWS > 4 {
-                    add_four_steps::<4>(&mut sums, left, right);
-                }
-                if ROWS > 8 {
-                    add_four_steps::<8>(&mut sums, left, right);
-                }
-            }
-            step += LANES;
-        }
+    while BY_ROWS && step + 2 <= steps {
+        // SAFETY: two steps are left.
+        unsafe { add_two_steps(&mut sums, left.add(step), right.add(step * COLUMNS)) };
+        step += 2;
     }
     while step < steps {
         // SAFETY: `step` is below `steps`, and the tile has the rows that are named.
