@@ -6,34 +6,15 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
+use super::digits::{BYTES, QUOTIENTS, packed};
 use crate::cpu::isa::forward::TERM_SUMS;
 use crate::cpu::isa::prefetch;
 use crate::cpu::matmul::terms::{Chunk, MOST_TERMS, TERM_INPUTS};
 use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
 
-/// Bytes where a chunk begins: those of all of its terms are among them.
-const BYTES: usize = 8;
 /// Rows whose offsets are written for all chunks before those of the next ones, whose bytes are fetched meanwhile.
 const SOME_ROWS: usize = 16;
-/// Numbers that a packed byte can be.
-const PACKED: u8 = 243;
-
-/// For each power of three a factor and a shift by which `byte * factor >> shift` is the quotient.
-const QUOTIENTS: [(u8, i16); TRITS_PER_BYTE] = [(1, 0), (171, 9), (57, 9), (19, 9), (203, 14)];
-
-const _: () = {
-    let mut power = 0;
-    while power < TRITS_PER_BYTE {
-        let ((factor, shift), mut byte) = (QUOTIENTS[power], 0);
-        while byte < PACKED as u16 {
-            assert!((byte * factor as u16) >> shift == byte / PLACES[power] as u16);
-            byte += 1;
-        }
-        power += 1;
-    }
-};
-
-/// How the offsets of a chunk follow from its bytes; a lane is a term.
+/// How the offsets of a chunk follow from the eight bytes where it begins; a lane is a term.
 struct Terms {
     /// The first byte in the row.
     first_byte: usize,
@@ -121,9 +102,7 @@ impl Terms {
         let [steps, wraps, starts] = [&self.steps, &self.wraps, &self.starts].map(halves_of);
         let entry = vdupq_n_u16(entry as u16);
         for (from, to) in from.zip(to) {
-            let packed = bytes_of(&from);
-            // Bytes above 242 read modulo 243: the others wrap to something larger.
-            let packed = vmin_u8(packed, vsub_u8(packed, vdup_n_u8(PACKED)));
+            let packed = packed(&from);
             let (first, second) = (vtbl1_u8(packed, bytes), vtbl1_u8(packed, rest));
             let quotient = vshlq_u16(vmull_u8(first, factors), shifts);
             let rest_quotient = vshlq_u16(vmull_u8(second, rest_factors), rest_shifts);

@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 
 use super::signs::sign_words;
+use super::weights::weights;
 use crate::cpu::isa::backward::{Order, Product, ROW_STRIDE, STEP_STRIDE, SignBits};
-use crate::cpu::isa::portable::panel;
 
 /// Columns of a tile: two registers.
 const COLUMNS: usize = 8;
@@ -13,7 +13,7 @@ const LANES: usize = 4;
 
 /// Products of float32.
 pub static FLOAT32: Product<f32> =
-    Product { name: "neon 12x8 fma", rows: 12, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS>, scores: None };
+    Product { name: "neon 12x8 fma", rows: 12, columns: COLUMNS, multiply, signs, weights: weights::<COLUMNS>, scores: None };
 
 /// The sums of one row, or one step of the right panel.
 type Row = [float32x4_t; COLUMNS / LANES];

@@ -1,8 +1,11 @@
-//! Gradient signs as bits.
+//! Trits and gradient signs as bits.
 
 use std::arch::aarch64::*;
+use std::ops::Range;
 
-use crate::cpu::isa::backward::SignBits;
+use super::digits::blocks;
+use crate::cpu::isa::backward::{BIT_COLUMNS, SignBits, TritBits};
+use crate::trits::TernaryMatrix;
 
 /// Gradients that are compared together.
 const WIDTH: usize = 32;
@@ -31,16 +34,49 @@ fn halves(low: uint32x4_t, high: uint32x4_t) -> uint16x8_t {
 /// One bit of each of 32 masks.
 #[inline]
 #[target_feature(enable = "neon")]
-fn word(masks: [uint32x4_t; 8]) -> u32 {
+fn word([low, high]: [uint8x16_t; 2]) -> u32 {
     const PLACES: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
     // SAFETY: the array has 16 bytes.
     let places = unsafe { vld1q_u8(PLACES.as_ptr()) };
-    let [a, b, c, d, e, f, g, h] = masks;
-    let quarters = |a, b| vandq_u8(vuzp1q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b)), places);
-    let (low, high) = (quarters(halves(a, b), halves(c, d)), quarters(halves(e, f), halves(g, h)));
-    let pairs = vpaddq_u8(low, high);
+    let pairs = vpaddq_u8(vandq_u8(low, places), vandq_u8(high, places));
     let fours = vpaddq_u8(pairs, pairs);
     vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vpaddq_u8(fours, fours)))
+}
+
+/// 32 masks in a quarter of their width.
+#[inline]
+#[target_feature(enable = "neon")]
+fn quarters([a, b, c, d, e, f, g, h]: [uint32x4_t; 8]) -> [uint8x16_t; 2] {
+    let quarter = |low, high| vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
+    [quarter(halves(a, b), halves(c, d)), quarter(halves(e, f), halves(g, h))]
+}
+
+/// The trits of some rows as bits.
+pub fn trit_bits(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
+    assert!(columns.len() <= BIT_COLUMNS && bits.len() == rows.len(), "{rows:?} and {columns:?}");
+    // SAFETY: the table with this function is handed out only where the machine has the tier.
+    unsafe { trit_bits_by_blocks(matrix, rows, columns, bits) }
+}
+
+#[target_feature(enable = "neon")]
+fn trit_bits_by_blocks(matrix: TernaryMatrix<'_>, rows: Range<usize>, columns: Range<usize>, bits: &mut [TritBits]) {
+    let blocks = blocks(matrix.layout(), &columns);
+    for (row, bits) in rows.zip(bits) {
+        *bits = TritBits::default();
+        for block in &blocks {
+            let [low, high] = block.digits(matrix, row);
+            let plus = word([vceqq_u8(low, vdupq_n_u8(2)), vceqq_u8(high, vdupq_n_u8(2))]);
+            let minus = word([vceqzq_u8(low), vceqzq_u8(high)]);
+            let (index, shift, kept) = (block.column / 32, block.column % 32, u32::MAX >> (32 - block.count));
+            for (words, new) in [(&mut bits.plus, plus), (&mut bits.minus, minus)] {
+                let new = u64::from(new & kept) << shift;
+                words[index] |= new as u32;
+                if let Some(next) = words.get_mut(index + 1) {
+                    *next |= (new >> 32) as u32;
+                }
+            }
+        }
+    }
 }
 
 /// The signs of a row of gradients.
@@ -62,7 +98,7 @@ fn sign_bits_by_32(gradients: &[f32], signs: &mut SignBits) {
         for (value, four) in values.iter_mut().zip(gradients.as_chunks::<4>().0) {
             *value = load(four);
         }
-        signs.positive[index] = word(values.map(|value| vcgtzq_f32(value)));
-        signs.negative[index] = word(values.map(|value| vcltzq_f32(value)));
+        signs.positive[index] = word(quarters(values.map(|value| vcgtzq_f32(value))));
+        signs.negative[index] = word(quarters(values.map(|value| vcltzq_f32(value))));
     }
 }
