@@ -100,7 +100,8 @@ impl Block {
             None => packed(&std::array::from_fn(|at| bytes.get(at).copied().unwrap_or_default())),
         };
         let packed = vcombine_u8(packed, vdup_n_u8(0));
-        [self.half::<0>(packed), self.half::<1>(packed)]
+        let low = self.half::<0>(packed);
+        [low, if self.count > WIDTH / 2 { self.half::<1>(packed) } else { low }]
     }
 
     /// 16 digits.

@@ -37,7 +37,7 @@ fn weights_by_blocks<const COLUMNS: usize>(
         for block in &blocks {
             let digits = block.digits(matrix, row);
             let to = &mut unpacked[block.column..][..WIDTH];
-            for (to, digits) in to.as_chunks_mut().0.iter_mut().zip(digits) {
+            for (to, digits) in to.as_chunks_mut().0.iter_mut().zip(digits).take(block.count.div_ceil(16)) {
                 scaled(digits, scale[block.group], to);
             }
         }
