@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::terms::{Chunk, TERM_INPUTS, WINDOW_INPUTS, chunks};
 use crate::cpu::isa::forward::{Lookup, ROW_STEP};
-use crate::cpu::isa::{Loop, Tier, vectorise};
+use crate::cpu::isa::{Loop, Tier, prefetch, vectorise};
 use crate::cpu::scratch::Scratch;
 use crate::cpu::tiling::{Tile, tiles};
 use crate::cpu::{cache, threads};
@@ -23,6 +23,8 @@ const SUMS: usize = 1 << 18;
 const LEAST_ROWS: usize = 512;
 /// The fewest tokens of a task where there is a choice: less would not pay for the offsets.
 const LEAST_TOKENS: usize = 64;
+/// Rows whose scales are copied for all chunks before those of the next ones, which are fetched meanwhile.
+const SOME_ROWS: usize = 32;
 /// Words between the offsets of chunks beyond their length, so that they spread over the sets of a cache.
 const GAP: usize = 16;
 
@@ -170,8 +172,21 @@ impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
             let groups = chunks[0].groups.start..chunks[chunks.len() - 1].groups.end;
             return self.columns_of(groups, rows, scales, cut.scales_stride);
         }
-        for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(cut.scales_stride)) {
-            self.scales_of(chunk, rows.clone(), scales);
+        let groups = chunks[0].groups.start..chunks[chunks.len() - 1].groups.end;
+        for start in rows.clone().step_by(SOME_ROWS) {
+            let (place, some) = (start - rows.start, start..rows.end.min(start + SOME_ROWS));
+            for row in some.end..rows.end.min(some.end + SOME_ROWS) {
+                prefetch(&self.scale[row * self.matrix.layout().groups()..][groups.clone()]);
+            }
+            for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(cut.scales_stride)) {
+                let to = &mut scales[place * chunk.slots..][..some.len() * chunk.slots];
+                match chunk.slots {
+                    2 => self.scales_of::<2>(chunk, some.clone(), to),
+                    4 => self.scales_of::<4>(chunk, some.clone(), to),
+                    8 => self.scales_of::<8>(chunk, some.clone(), to),
+                    _ => unreachable!("four or eight terms of one, two, three or more"),
+                }
+            }
         }
     }
 
@@ -201,12 +216,16 @@ impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
 
     /// The scales of the group slots of a chunk, `[rows, slots]`, 0 where a slot has no group.
     #[inline(always)]
-    fn scales_of(&self, chunk: &Chunk, rows: Range<usize>, to: &mut [f32]) {
+    fn scales_of<const SLOTS: usize>(&self, chunk: &Chunk, rows: Range<usize>, to: &mut [f32]) {
         let groups = self.matrix.layout().groups();
-        for (row, to) in rows.zip(to.chunks_exact_mut(chunk.slots)) {
-            let scales = &self.scale[row * groups..][chunk.groups.clone()];
-            for (slot, to) in to.iter_mut().enumerate() {
-                *to = scales.get(slot).copied().unwrap_or(0.0);
+        let rows = self.scale[rows.start * groups..rows.end * groups].chunks_exact(groups);
+        for (scale, to) in rows.zip(to.as_chunks_mut::<SLOTS>().0) {
+            match scale[chunk.groups.clone()].first_chunk() {
+                Some(scales) => *to = *scales,
+                None => {
+                    to.fill(0.0);
+                    to[..chunk.groups.len()].copy_from_slice(&scale[chunk.groups.clone()]);
+                }
             }
         }
     }

@@ -5,7 +5,9 @@ mod decode;
 mod lookup;
 pub(crate) mod terms;
 
+use super::dense::{Dense, Steps};
 use super::isa::Tier;
+use super::isa::backward::Backward;
 use super::isa::forward::{Forward, Lanes};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
@@ -38,14 +40,18 @@ pub fn matmul_on<X: Activation, Y: Activation>(tier: Tier, x: &[X], matrix: Tern
         return;
     }
     let forward = Forward::of(tier);
-    let (lookup_in, rest_in) = x.split_at(forward.tokens_looked_up(tokens) * layout.in_dim());
+    if forward.is_dense(layout.group_size(), tokens) {
+        let (product, weights) = (Backward::of(tier).float32, forward.transposed);
+        return Dense { tier, product, weights, steps: Steps::Columns, left: x, matrix, scale }.write(y);
+    }
+    let (lookup_in, rest_in) = x.split_at(forward.tokens_looked_up(layout.group_size(), tokens) * layout.in_dim());
     let (lookup_out, rest_out) = y.split_at_mut(lookup_in.len() / layout.in_dim() * out_dim);
     match forward.lookup {
         Some(Lanes::Eight(kernels)) => lookup::matmul(tier, kernels, lookup_in, matrix, scale, lookup_out),
         Some(Lanes::Sixteen(kernels)) => lookup::matmul(tier, kernels, lookup_in, matrix, scale, lookup_out),
         None => {}
     }
-    if let Some(kernels) = forward.decode.filter(|kernels| rest_in.len() <= kernels.most_tokens * layout.in_dim()) {
+    if let Some(kernels) = forward.decode {
         return decode::matmul(kernels, rest_in, matrix, scale, rest_out);
     }
     for (x, y) in rest_in.chunks(MOST_LANES * layout.in_dim()).zip(rest_out.chunks_mut(MOST_LANES * out_dim)) {

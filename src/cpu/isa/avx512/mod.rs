@@ -10,6 +10,7 @@ mod product;
 mod scores;
 mod signs;
 mod transpose;
+pub(super) mod transposed;
 mod weights;
 mod window;
 
