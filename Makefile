@@ -2,6 +2,7 @@
 #   make env     the package, editable, in .venv
 #   make demo    trains a ternary network on real digits, beside a dense one
 #   make test    formatters, linters, type checker, Rust and Python tests
+#   make check-aarch64   compiles everything for aarch64: needs that target of Rust and a C++ compiler for it
 #   make wheel   builds the wheel and runs the README's example from it
 #   make parity  the PyTorch reference against ternax, live, and the notebook
 #   make bench   ratios against named peers
@@ -28,7 +29,7 @@ BINDGEN = LIBCLANG_PATH="$$(echo $(abspath $(VENV))/lib/python*/site-packages/cl
 XLA_LINK = -C relro-level=partial -C link-args="-Wl,--unresolved-symbols=ignore-all -L$(abspath $(XLA))/extension/lib \
 	-Wl,-rpath,$(abspath $(XLA))/extension/lib -ltensorflow_framework"
 
-.PHONY: env demo test test-rust test-python lint wheel parity bench xla-rs gpu-check gpu-choice clean
+.PHONY: env demo test test-rust test-python lint check-aarch64 wheel parity bench xla-rs gpu-check gpu-choice clean
 
 env: $(VENV)/.package
 
@@ -60,6 +61,10 @@ lint: $(VENV)/.group-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Not part of `lint`: `rustup target add aarch64-unknown-linux-gnu` and, say, Debian's g++-aarch64-linux-gnu are needed.
+check-aarch64: $(VENV)/.group-test
+	$(CARGO) clippy --all-targets --target aarch64-unknown-linux-gnu -- -D warnings
 
 test-rust: $(VENV)/.group-test
 	$(CARGO) test

@@ -2,6 +2,7 @@
 //! computing may be a cliff.
 //!
 //! Prints where more tokens took less time by more than the scatter of this run, which is what the same call repeated shows.
+//! Names of kernels on the command line choose among them, numbers are group sizes: `cargo bench --bench sweep -- forward dx 1 32`.
 
 mod common;
 
@@ -14,9 +15,18 @@ const OUT_DIM: usize = 1024;
 /// Falls of the time that count as scatter.
 const SCATTER: f64 = 0.05;
 
-/// Least times of 1, 2, ... tokens in milliseconds.
-fn milliseconds(mut of: impl FnMut(&Problem<f32>) -> (f64, f64)) -> Vec<f64> {
-    (1..=TOKENS).map(|tokens| of(&Problem::<f32>::new(tokens, IN_DIM, OUT_DIM, 32)).0 * 1e3).collect()
+const KERNELS: [&str; 3] = ["forward", "dx", "correlation"];
+
+/// Least seconds of one call of a kernel.
+fn seconds(kernel: &str, problem: &Problem<f32>) -> f64 {
+    let (mut y, mut dx) = (vec![0f32; problem.tokens * OUT_DIM], vec![0f32; problem.tokens * IN_DIM]);
+    let mut score = vec![0f32; problem.groups()];
+    let (least, _) = match kernel {
+        "forward" => time(|| cpu::matmul(&problem.x, problem.matrix(), &problem.scale, &mut y)),
+        "dx" => time(|| cpu::matmul_transposed(&problem.dy, problem.matrix(), &problem.scale, &mut dx)),
+        _ => time(|| cpu::correlate(&problem.x, &problem.dy, problem.matrix(), &mut score)),
+    };
+    least
 }
 
 fn report(kernel: &str, times: &[f64]) {
@@ -39,25 +49,18 @@ fn report(kernel: &str, times: &[f64]) {
 
 fn main() {
     println!("{}, {IN_DIM} inputs, {OUT_DIM} outputs, {} threads", Tier::chosen().name(), threads::count());
-    report(
-        "forward",
-        &milliseconds(|problem| {
-            let mut y = vec![0f32; problem.tokens * OUT_DIM];
-            time(|| cpu::matmul(&problem.x, problem.matrix(), &problem.scale, &mut y))
-        }),
-    );
-    report(
-        "dx",
-        &milliseconds(|problem| {
-            let mut dx = vec![0f32; problem.tokens * IN_DIM];
-            time(|| cpu::matmul_transposed(&problem.dy, problem.matrix(), &problem.scale, &mut dx))
-        }),
-    );
-    report(
-        "correlation",
-        &milliseconds(|problem| {
-            let mut score = vec![0f32; problem.groups()];
-            time(|| cpu::correlate(&problem.x, &problem.dy, problem.matrix(), &mut score))
-        }),
-    );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut groups: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if groups.is_empty() {
+        groups.push(32);
+    }
+    let named = |kernel: &str| arguments.iter().any(|argument| argument == kernel);
+    let all = !KERNELS.iter().any(|kernel| named(kernel));
+    for kernel in KERNELS.into_iter().filter(|kernel| all || named(kernel)) {
+        for &group_size in &groups {
+            let times: Vec<f64> =
+                (1..=TOKENS).map(|tokens| seconds(kernel, &Problem::new(tokens, IN_DIM, OUT_DIM, group_size)) * 1e3).collect();
+            report(&format!("{kernel}, groups of {group_size}"), &times);
+        }
+    }
 }

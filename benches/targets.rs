@@ -1,7 +1,8 @@
 //! The targets that only the kernels can show, each with what it must reach beside it, and a sweep over the number of tokens.
 //!
 //! Contenders take turns; on one thread they are timed by its processor time, on two by the clock. Prints a table and writes
-//! `out/bench-kernels.json`, from which `python/benchmarks/roofline.py` draws `benches/roofline.png`.
+//! `out/bench-kernels.json`, from which `python/benchmarks/roofline.py` draws `benches/roofline.png`. `-- peak dense bfloat16 threads`
+//! or some of these words prints those rows alone.
 
 mod common;
 
@@ -115,10 +116,16 @@ fn two_threads() -> Vec<Row> {
         println!("the rows of two threads need two processors, here is {processors}");
         return Vec::new();
     }
+    let ratio = |one: &mut dyn FnMut(), two: &mut dyn FnMut()| {
+        let [one, two] = alternate(Clock::Wall, [&mut || threads::with_count(1, &mut *one), &mut || threads::with_count(2, &mut *two)]);
+        one / two
+    };
+    let (chains, _) = fma_chains();
+    let pieces = || threads::for_each(0..64, usize::MAX, |_| chains());
+    println!("{:.2} times the multiply-adds on two threads, as other programs leave this machine\n", ratio(&mut &pieces, &mut &pieces));
     let row = |kernel: &str, tokens: usize| {
-        let (mut one, mut two) = (call::<f32>(kernel, tokens, SIZE), call::<f32>(kernel, tokens, SIZE));
-        let [one, two] = alternate(Clock::Wall, [&mut || threads::with_count(1, &mut one), &mut || threads::with_count(2, &mut two)]);
-        Row { what: format!("{kernel}, {tokens} tokens"), measure: "one thread / two threads", reached: one / two, must: 1.9, aim: 1.95 }
+        let reached = ratio(&mut call::<f32>(kernel, tokens, SIZE), &mut call::<f32>(kernel, tokens, SIZE));
+        Row { what: format!("{kernel}, {tokens} tokens"), measure: "one thread / two threads", reached, must: 1.9, aim: 1.95 }
     };
     KERNELS.iter().flat_map(|kernel| MANY_TOKENS.map(|tokens| row(kernel, tokens))).collect()
 }
@@ -140,11 +147,17 @@ fn main() {
     println!("FMA peak of one thread: {peak:.1} GFLOP/s; {SIZE} x {SIZE}, groups of {GROUP_SIZE}, one thread unless said\n");
     println!("| {:<38} | {:<28} | reached |  must |   aim |        |", "what", "measure");
     println!("|{:-<40}|{:-<30}|{:-<9}|{:-<7}|{:-<7}|{:-<8}|", "", "", "", "", "", "");
-    // The first call that needs helpers decides how many there are.
-    let doubled = threads::with_count(2, two_threads);
-    let single = threads::with_count(1, || [shares_of_peak(), forward_against_dense(), bfloat16()]);
-    let rows: Vec<Row> = single.into_iter().flatten().chain(doubled).collect();
+    let parts: [(&str, usize, fn() -> Vec<Row>); 4] =
+        [("threads", 2, two_threads), ("peak", 1, shares_of_peak), ("dense", 1, forward_against_dense), ("bfloat16", 1, bfloat16)];
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
+    // The first call that needs helpers decides how many there are: two threads come first.
+    let run = |(_, count, part): (&str, usize, fn() -> Vec<Row>)| threads::with_count(count, part);
+    let rows: Vec<Row> = parts.into_iter().filter(|(name, ..)| wanted(name)).flat_map(run).collect();
     rows.iter().for_each(Row::print);
+    if !asked.is_empty() {
+        return;
+    }
     let sweep = threads::with_count(1, sweep);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("out/bench-kernels.json");
     let rows: Vec<Value> = rows.iter().map(Row::json).collect();

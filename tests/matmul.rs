@@ -17,7 +17,12 @@ fn more_shapes() -> impl Iterator<Item = Shape> {
         let shape = move |tokens, in_dim| Shape { tokens, in_dim, out_dim: 35, group_size };
         [shape(1, 1003), shape(3, 97), shape(4, 330), shape(16, 1003), shape(19, 330)]
     });
-    tokens.chain(groups)
+    // Where the way changes in small groups, with panels that are full, begun and cut within a register.
+    let small = [1, 2, 3, 4, 8].into_iter().flat_map(|group_size| {
+        let tokens = [2, 3, 4, 5, 9, 10, 15, 17, 18, 33, 66];
+        tokens.map(move |tokens| Shape { tokens, in_dim: 523, out_dim: 77, group_size })
+    });
+    tokens.chain(groups).chain(small)
 }
 
 fn shapes() -> impl Iterator<Item = Shape> {
@@ -91,7 +96,9 @@ fn the_error_is_no_larger_than_that_of_plain_float32_dot_products() {
 #[test]
 fn the_number_of_threads_never_changes_a_bit() {
     let shape = |tokens, out_dim| Shape { tokens, in_dim: 333, out_dim, group_size: 32 };
-    for shape in [shape(1, 1500), shape(5, 700), shape(16, 1100), shape(40, 2100), shape(150, 70)] {
+    let dense = [3, 600].map(|tokens| Shape { group_size: 1, ..shape(tokens, 4500) });
+    for shape in [shape(1, 13000), shape(5, 2700), shape(16, 1100), shape(40, 2100), shape(150, 90)].into_iter().chain(dense) {
+        assert!(!threads::is_small(shape.tokens * shape.in_dim * shape.out_dim), "{shape:?} takes threads");
         let problem = Problem::<f32>::new(shape, Values::Uniform);
         for tier in Tier::available() {
             let bits = |threads| {

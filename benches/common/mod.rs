@@ -21,14 +21,19 @@ fn thread_seconds() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
-/// The least and the median time of one call in seconds: processor time on one thread, wall-clock time on more.
+/// Seconds of one call: processor time on one thread, wall-clock time on more.
+pub fn seconds_of(mut call: impl FnMut()) -> f64 {
+    let (wall, processor) = (Instant::now(), thread_seconds());
+    call();
+    if threads::count() == 1 { thread_seconds() - processor } else { wall.elapsed().as_secs_f64() }
+}
+
+/// The least and the median time of one call in seconds, as [`seconds_of`] counts.
 pub fn time(mut call: impl FnMut()) -> (f64, f64) {
     call();
     let (start, mut times) = (Instant::now(), Vec::new());
     while times.len() < 5 || (start.elapsed().as_secs_f64() < BUDGET && times.len() < 2000) {
-        let (wall, processor) = (Instant::now(), thread_seconds());
-        call();
-        times.push(if threads::count() == 1 { thread_seconds() - processor } else { wall.elapsed().as_secs_f64() });
+        times.push(seconds_of(&mut call));
     }
     times.sort_by(f64::total_cmp);
     (times[0], times[times.len() / 2])

@@ -68,7 +68,7 @@ fn run() -> usize {
 }
 
 /// One measurement of the peak, and its float32 operations, a multiply-add counting two.
-pub fn fma_chains() -> (impl FnMut(), f64) {
+pub fn fma_chains() -> (impl Fn() + Sync, f64) {
     let call = || {
         run();
     };

@@ -5,6 +5,8 @@ use super::threads;
 use crate::correlation::{add_votes, check_scores, subtract_scores};
 use crate::error::Result;
 
+/// Work of one score.
+const WORK: usize = threads::PER_NANOSECOND * 2 / 3;
 /// Limbs that one task updates.
 const BLOCK: usize = 1 << 15;
 
@@ -25,7 +27,7 @@ pub fn accumulate(corr: &mut [i32], step: &mut [i32; 2], score: &[f32], votes: f
 
 /// [`accumulate()`] on a tier of this machine.
 pub fn accumulate_on(tier: Tier, corr: &mut [i32], step: &mut [i32; 2], score: &[f32], votes: f32) {
-    threads::for_each_block(corr, BLOCK, 3 * score.len(), |index, limbs| {
+    threads::for_each_block(corr, BLOCK, WORK * score.len(), |index, limbs| {
         let score = &score[index * BLOCK / 2..][..limbs.len() / 2];
         vectorise(tier, Subtract { limbs, score });
     });

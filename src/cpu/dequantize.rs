@@ -3,6 +3,8 @@
 use super::threads;
 use crate::trits::{GroupLayout, TRITS_OF_BYTE, TRITS_PER_BYTE, TernaryMatrix};
 
+/// Work of one weight.
+const WORK: usize = threads::PER_NANOSECOND / 3;
 /// Weights that one task writes.
 const BLOCK: usize = 1 << 15;
 
@@ -34,7 +36,7 @@ pub(crate) fn dequantize_row(packed: &[u8], scale: &[f32], layout: GroupLayout, 
 pub fn dequantize(matrix: TernaryMatrix<'_>, scale: &[f32], weights: &mut [f32]) {
     let layout = matrix.layout();
     let rows = (BLOCK / layout.in_dim()).max(1);
-    threads::for_each_block(weights, rows * layout.in_dim(), weights.len(), |block, weights| {
+    threads::for_each_block(weights, rows * layout.in_dim(), WORK * weights.len(), |block, weights| {
         for (index, weights) in weights.chunks_exact_mut(layout.in_dim()).enumerate() {
             let row = block * rows + index;
             dequantize_row(matrix.row(row), &scale[row * layout.groups()..][..layout.groups()], layout, weights);

@@ -1,25 +1,18 @@
 //! The input gradient `dx = dy (S T)`.
 //!
-//! A dense product in the manner of Goto and van de Geijn (2008), whose packed right operand is made from the packed trits: a
-//! block of `S T` lives in a cache for as long as the tokens of a task need it, and nowhere else.
+//! Few tokens multiply weights in registers, more of them go through [`dense`](super::dense) panels.
 
-use super::isa::backward::{Backward, CHUNK, Direct, Fill, Order, Product, ROW_STRIDE, Word};
+use super::dense::{Dense, Steps};
+use super::isa::backward::{Backward, Direct};
 use super::isa::{Loop, Tier, vectorise};
-use super::scratch::{Operand, Scratch};
+use super::scratch::Scratch;
 use super::threads;
-use super::tiling::{Tile, balanced, tiles, wanted_tasks};
+use super::tiling::tiles;
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
-/// Most tokens of a task.
-const TOKENS: usize = 512;
-/// Most columns of a task, and what they are a multiple of.
-const COLUMNS: usize = 512;
-const COLUMN_STEP: usize = 64;
 /// Most columns of a task of few tokens: their sums and some rows of their bytes share the L1 cache.
 const DIRECT_COLUMNS: usize = 1024;
-/// Words between panels beyond their length, so that panels spread over the sets of a cache.
-const PANEL_GAP: usize = 16;
 
 /// `dx[m, i] = sum over o of dy[m, o] * scale[o, i / group_size] * T[o, i]`, summed in float32.
 ///
@@ -52,8 +45,13 @@ pub fn matmul_transposed_on<D: Activation, X: Activation>(tier: Tier, dy: &[D], 
         return run_direct(tier, direct, dy, matrix, scale, dx);
     }
     match (D::as_bf16(dy), kernels.bfloat16) {
-        (Some(dy), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => run(tier, product, dy, matrix, scale, dx),
-        _ => run(tier, kernels.float32, dy, matrix, scale, dx),
+        (Some(left), Some(product)) if scale.iter().all(|&scale| is_bf16(scale)) => {
+            Dense { tier, product, weights: product.weights, steps: Steps::Rows, left, matrix, scale }.write(dx);
+        }
+        _ => {
+            let product = kernels.float32;
+            Dense { tier, product, weights: product.weights, steps: Steps::Rows, left: dy, matrix, scale }.write(dx);
+        }
     }
 }
 
@@ -62,18 +60,18 @@ fn is_bf16(value: f32) -> bool {
     value.to_bits() & 0xFFFF == 0
 }
 
-/// The product of few tokens, each sum in the order of its rows as in [`run`].
+/// The product of few tokens, each sum in the order of its rows as in [`Dense`].
 fn run_direct<D: Activation, X: Activation>(tier: Tier, direct: &Direct, dy: &[D], matrix: TernaryMatrix<'_>, scale: &[f32], dx: &mut [X]) {
     let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    let column_block = in_dim.div_ceil(2 * threads::count()).min(DIRECT_COLUMNS).next_multiple_of(direct.columns);
     let work = dx.len() * out_dim;
+    let column_block = in_dim.div_ceil(2 * threads::wanted(work)).min(DIRECT_COLUMNS).next_multiple_of(direct.columns);
     log::debug!("matmul_transposed: direct, blocks of {column_block} columns, {} threads", threads::count());
     let (mut gradients, tokens) = (vec![0.0; dy.len()], dy.len() / out_dim);
     vectorise(tier, Widen(dy, &mut gradients));
     threads::for_each(tiles(dx, in_dim, tokens, column_block).into_iter(), work, |task| {
-        let mut memory = Scratch::sums();
         let stride = task.columns.len().next_multiple_of(direct.columns);
-        let [sums] = memory.slices([tokens * stride]);
+        let mut memory = Scratch::new([tokens * stride]);
+        let [sums] = memory.cut().slices([tokens * stride]);
         sums.fill(0.0);
         (direct.add_rows)(matrix, scale, &gradients, 0..out_dim, task.columns.clone(), sums);
         for (piece, sums) in task.pieces.into_iter().zip(sums.chunks_exact(stride)) {
@@ -91,85 +89,5 @@ impl<D: Activation> Loop for Widen<'_, D> {
     #[inline(always)]
     fn run(self) {
         D::widen(self.0, self.1);
-    }
-}
-
-fn run<W: Word + Operand, D: Fill<W>, X: Activation>(
-    tier: Tier,
-    product: &Product<W>,
-    dy: &[D],
-    matrix: TernaryMatrix<'_>,
-    scale: &[f32],
-    dx: &mut [X],
-) {
-    let (in_dim, out_dim) = (matrix.layout().in_dim(), matrix.out_dim());
-    let column_block = in_dim.div_ceil(wanted_tasks()).next_multiple_of(COLUMN_STEP).min(COLUMNS);
-    let work = dx.len() * out_dim;
-    let mut tasks = tiles(dx, in_dim, TOKENS, column_block);
-    log::debug!("matmul_transposed: {}, {} tasks of up to {column_block} columns, {} threads", product.name, tasks.len(), threads::count());
-    threads::for_each_block(&mut tasks, 1, work, |_, tasks| {
-        for task in tasks {
-            vectorise(tier, Task { product, dy, matrix, scale, task });
-        }
-    });
-}
-
-/// The product for some tokens and some columns.
-struct Task<'a, 'b, W: 'static, D, X> {
-    product: &'a Product<W>,
-    dy: &'a [D],
-    matrix: TernaryMatrix<'a>,
-    scale: &'a [f32],
-    task: &'a mut Tile<'b, X>,
-}
-
-impl<W: Word + Operand, D: Fill<W>, X: Activation> Loop for Task<'_, '_, W, D, X> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { product, dy, matrix, scale, task } = self;
-        let (out_dim, tokens) = (matrix.out_dim(), task.rows.len());
-        let slices = task.columns.len().div_ceil(product.columns);
-        let stride = CHUNK * product.columns + PANEL_GAP;
-        let left_len = tokens * ROW_STRIDE;
-        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
-        let [left, right] = operands.slices([left_len, slices * stride]);
-        let [memory] = sums.slices([tokens * slices * product.columns]);
-        let mut sums = Sums { memory, tokens, columns: product.columns };
-        for first in (0..out_dim).step_by(CHUNK * W::DEPTH) {
-            let rows = first..out_dim.min(first + CHUNK * W::DEPTH);
-            let steps = rows.len().div_ceil(W::DEPTH);
-            (product.weights)(matrix, scale, rows.clone(), task.columns.clone(), right, stride);
-            for (token, left) in task.rows.clone().zip(left.chunks_exact_mut(ROW_STRIDE)) {
-                D::fill_along(&dy[token * out_dim..][rows.clone()], left);
-            }
-            for (slice, right) in right.chunks(stride).enumerate() {
-                for rows in balanced(tokens, product.rows) {
-                    let left = &left[rows.start * ROW_STRIDE..];
-                    let sums = sums.tile(slice, rows.start, rows.len());
-                    (product.multiply)(rows.len(), left, Order::Rows, &right[..steps * product.columns], sums, first > 0);
-                }
-            }
-        }
-        for (token, piece) in task.pieces.iter_mut().enumerate() {
-            for (slice, piece) in piece.chunks_mut(product.columns).enumerate() {
-                X::narrow(&sums.tile(slice, token, 1)[..piece.len()], piece);
-            }
-        }
-    }
-}
-
-/// Float32 sums `[slices][tokens][columns]`, so that the sums of a tile are neighbours.
-struct Sums<'a> {
-    memory: &'a mut [f32],
-    tokens: usize,
-    columns: usize,
-}
-
-impl Sums<'_> {
-    /// The sums of some tokens in one slice of columns.
-    fn tile(&mut self, slice: usize, first: usize, tokens: usize) -> &mut [f32] {
-        &mut self.memory[(slice * self.tokens + first) * self.columns..][..tokens * self.columns]
     }
 }

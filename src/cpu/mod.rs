@@ -6,6 +6,7 @@
 pub mod accumulate;
 pub mod cache;
 pub mod correlate;
+mod dense;
 pub mod dequantize;
 pub mod isa;
 pub mod matmul;

@@ -5,6 +5,9 @@ use super::threads;
 use crate::error::Result;
 use crate::trits::{GroupLayout, TernaryMatrix, check_bytes, check_trits, pack_row, unpack_row};
 
+/// Work of one trit.
+const PACK_WORK: usize = threads::PER_NANOSECOND / 2;
+const UNPACK_WORK: usize = threads::PER_NANOSECOND / 4;
 /// Trits that one task moves.
 const BLOCK: usize = 1 << 16;
 
@@ -17,7 +20,7 @@ pub fn pack(trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> 
 pub fn pack_on(tier: Tier, trits: &[i8], layout: GroupLayout, packed: &mut [u8]) -> Result<()> {
     vectorise(tier, Check(trits))?;
     let rows = (BLOCK / layout.in_dim()).max(1);
-    threads::for_each_block(packed, rows * layout.row_bytes(), trits.len(), |block, packed| {
+    threads::for_each_block(packed, rows * layout.row_bytes(), PACK_WORK * trits.len(), |block, packed| {
         let trits = &trits[block * rows * layout.in_dim()..];
         vectorise(tier, Pack { trits, layout, packed });
     });
@@ -29,7 +32,7 @@ pub fn unpack(matrix: TernaryMatrix<'_>, trits: &mut [i8]) -> Result<()> {
     check_bytes("trits", matrix.bytes())?;
     let layout = matrix.layout();
     let rows = (BLOCK / layout.in_dim()).max(1);
-    threads::for_each_block(trits, rows * layout.in_dim(), trits.len(), |block, trits| {
+    threads::for_each_block(trits, rows * layout.in_dim(), UNPACK_WORK * trits.len(), |block, trits| {
         for (row, trits) in trits.chunks_exact_mut(layout.in_dim()).enumerate() {
             unpack_row(matrix.row(block * rows + row), layout, trits);
         }

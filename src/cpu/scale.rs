@@ -7,8 +7,8 @@ use crate::scale::{join_limbs, scale as scale_of_group};
 
 /// Scales that one task computes.
 const BLOCK: usize = 1 << 14;
-/// Multiply-adds that one scale is worth.
-const WORK: usize = 8;
+/// Work of one scale.
+const WORK: usize = threads::PER_NANOSECOND * 2 / 3;
 
 /// `scale[o, g] = 2^(E + gain * corr / (step * group_size))`, rounded to the result's type; see [`scale_of_group`].
 pub fn scale<S: Activation>(exponent: &[i8], corr: &[i32], step: [i32; 2], group_size: usize, gain: f32, scale: &mut [S]) {

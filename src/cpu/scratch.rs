@@ -1,70 +1,74 @@
-//! Memory that a thread keeps between calls, so that a kernel call allocates nothing after the first.
+//! Memory that outlives a call, so that a kernel call allocates nothing after the first.
 //!
-//! All kernels and all types share it, and a thread holds [`LIMIT`] words at the most unless one call alone needs more, which none
-//! does. Calls so large that together they would need more allocate again; that takes nothing beside their own time.
+//! All kernels, types and threads share it. Who calls a kernel is XLA's choice and changes from call to call, so that blocks
+//! belong to nobody: there are as many as were ever in use at one time, which is one for each thread that computes. A thread gets the
+//! block back that it had before, whose lines its caches hold, if that is idle and large enough.
 
-use std::cell::RefCell;
-use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use super::isa::Plain;
 
 /// Words of a cache line.
 const LINE: usize = 16;
-/// Words that a thread holds at the most: 4 MiB.
-const LIMIT: usize = 1 << 20;
-/// Words that are taken at the least, so that small calls share their memory.
-const LEAST: usize = 1 << 12;
+/// What the words of a block are a multiple of, so that small calls share one.
+const STEP: usize = 1 << 12;
 
-/// The memory of a thread.
-struct Memory {
-    /// What nobody uses.
-    idle: Vec<Vec<u32>>,
+static POOL: Mutex<Pool> = Mutex::new(Pool::new());
+
+/// Memory, and the thread that had it last.
+struct Block {
+    words: Vec<u32>,
+    user: ThreadId,
+}
+
+/// The blocks of the process.
+struct Pool {
+    idle: Vec<Block>,
     /// Words that are in use.
     used: usize,
     /// The most words that were in use or idle at one time.
     most: usize,
 }
 
-thread_local! {
-    static MEMORY: RefCell<Memory> = const { RefCell::new(Memory { idle: Vec::new(), used: 0, most: 0 }) };
-}
+impl Pool {
+    const fn new() -> Self {
+        Self { idle: Vec::new(), used: 0, most: 0 }
+    }
 
-impl Memory {
-    /// `words` words or a few more, whose contents are anything: idle memory that fits closely, else new one. Were it to fit
-    /// loosely, the memory in use might pass the limit.
-    fn take(&mut self, words: usize) -> Vec<u32> {
-        let words = words.max(LEAST);
-        let memory = match self.idle.iter().position(|memory| (words..=words + words / 16).contains(&memory.len())) {
-            Some(at) => self.idle.swap_remove(at),
-            None => {
-                self.shrink(LIMIT.saturating_sub(self.used + words));
-                vec![0; words]
-            }
+    /// `words` words or more for a thread, whose contents are anything: of the idle blocks that are large enough its own one or else
+    /// the smallest, or else new memory in place of the largest block.
+    fn take(&mut self, words: usize, user: ThreadId) -> Vec<u32> {
+        let blocks = self.idle.iter().enumerate().map(|(at, block)| (block.user != user, block.words.len(), at));
+        let fitting = blocks.clone().filter(|&(_, len, _)| len >= words).min();
+        let memory = match fitting.or(blocks.max_by_key(|&(_, len, _)| len)) {
+            Some((.., at)) => self.idle.swap_remove(at).words,
+            None => Vec::new(),
+        };
+        let memory = if memory.len() >= words {
+            memory
+        } else {
+            drop(memory);
+            vec![0; words.next_multiple_of(STEP)]
         };
         self.used += memory.len();
-        self.most = self.most.max(self.used + self.idle.iter().map(Vec::len).sum::<usize>());
+        self.most = self.most.max(self.used + self.idle.iter().map(|block| block.words.len()).sum::<usize>());
         memory
     }
 
-    /// Takes memory back.
-    fn give(&mut self, memory: Vec<u32>) {
-        self.used -= memory.len();
-        self.idle.push(memory);
-        self.shrink(LIMIT.saturating_sub(self.used));
-    }
-
-    /// Frees idle memory, the smallest first, until no more than so many words are idle.
-    fn shrink(&mut self, most: usize) {
-        self.idle.sort_unstable_by_key(|memory| std::cmp::Reverse(memory.len()));
-        while self.idle.iter().map(Vec::len).sum::<usize>() > most {
-            self.idle.pop();
-        }
+    fn give(&mut self, words: Vec<u32>, user: ThreadId) {
+        self.used -= words.len();
+        self.idle.push(Block { words, user });
     }
 }
 
-/// The most bytes that this thread has held for kernels at one time, in use or not.
+fn pool<R>(body: impl FnOnce(&mut Pool) -> R) -> R {
+    body(&mut POOL.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The most bytes that this process has held for kernels at one time, in use or not.
 pub fn most_bytes() -> usize {
-    MEMORY.with_borrow(|memory| memory.most * size_of::<u32>())
+    pool(|pool| pool.most * size_of::<u32>())
 }
 
 /// A type that the operands of a product are made of.
@@ -72,74 +76,48 @@ pub trait Operand: Plain {}
 
 impl<T: Plain> Operand for T {}
 
-/// Calls `body` with memory for operands of the lengths asked for, whose contents are anything.
-#[inline(always)]
-pub fn operands<T: Operand, const N: usize, R>(lengths: [usize; N], body: impl FnOnce([&mut [T]; N]) -> R) -> R {
-    body(Scratch::operands().slices(lengths))
-}
+/// A block of memory until it is dropped.
+pub struct Scratch(Vec<u32>);
 
-/// Calls `body` with memory for `len` sums, whose contents are anything.
-#[inline(always)]
-pub fn sums<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    operands([len], |[sums]| body(sums))
-}
-
-/// Memory taken from this thread until it is dropped. In a loop that must become part of its caller, whose vector instructions
-/// it needs, this serves where a closure does not.
-pub struct Scratch<T>(Vec<u32>, PhantomData<T>);
-
-impl<T: Operand> Scratch<T> {
-    /// Memory for operands.
-    pub fn operands() -> Self {
-        Self(Vec::new(), PhantomData)
+impl Scratch {
+    /// Memory for slices of the lengths given, in any order and of any types.
+    pub fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
+        let words: usize = lengths.into_iter().map(|len| len.next_multiple_of(LINE)).sum();
+        Self(pool(|pool| pool.take(words + LINE, thread::current().id())))
     }
-}
 
-impl Scratch<f32> {
-    /// Memory for sums.
-    pub fn sums() -> Self {
-        Self::operands()
-    }
-}
-
-impl<T: Operand> Scratch<T> {
-    /// Slices of the lengths asked for, each on a cache line of its own, whose contents are anything.
+    /// The memory, to be cut into slices.
     #[inline(always)]
-    pub fn slices<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [T]; N] {
-        let wanted = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>();
-        if wanted == 0 {
-            return lengths.map(|_| &mut [][..]);
-        }
-        self.hold(wanted + LINE);
-        let skip = self.0.as_ptr().align_offset(LINE * size_of::<T>());
-        let mut rest = T::of(&mut self.0[skip..]);
-        lengths.map(|len| {
-            let (slice, after) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(LINE));
-            rest = after;
-            &mut slice[..len]
-        })
+    pub fn cut(&mut self) -> Cut<'_> {
+        let skip = self.0.as_ptr().align_offset(LINE * size_of::<u32>());
+        Cut { rest: &mut self.0[skip..] }
     }
 }
 
-impl<T> Scratch<T> {
-    /// Takes `words` words or more.
-    fn hold(&mut self, words: usize) {
-        self.put_back();
-        self.0 = MEMORY.with_borrow_mut(|memory| memory.take(words));
-    }
-
-    fn put_back(&mut self) {
-        let words = std::mem::take(&mut self.0);
-        if !words.is_empty() {
-            // A thread that ends may have given up its memory already.
-            let _ = MEMORY.try_with(|memory| memory.borrow_mut().give(words));
-        }
-    }
-}
-
-impl<T> Drop for Scratch<T> {
+impl Drop for Scratch {
     fn drop(&mut self) {
-        self.put_back();
+        let words = std::mem::take(&mut self.0);
+        pool(|pool| pool.give(words, thread::current().id()));
+    }
+}
+
+/// What is left of a block.
+pub struct Cut<'a> {
+    rest: &'a mut [u32],
+}
+
+impl<'a> Cut<'a> {
+    /// Slices of the lengths given, each on a cache line of its own, whose contents are anything.
+    ///
+    /// # Panics
+    /// Where the block was not made for them.
+    #[inline(always)]
+    pub fn slices<T: Operand, const N: usize>(&mut self, lengths: [usize; N]) -> [&'a mut [T]; N] {
+        lengths.map(|len| {
+            let (slice, rest) = std::mem::take(&mut self.rest).split_at_mut(len.next_multiple_of(LINE));
+            self.rest = rest;
+            &mut T::of(slice)[..len]
+        })
     }
 }
 
@@ -147,29 +125,48 @@ impl<T> Drop for Scratch<T> {
 mod tests {
     use super::*;
 
-    fn idle() -> Vec<usize> {
-        MEMORY.with_borrow(|memory| memory.idle.iter().map(Vec::len).collect())
-    }
-
     #[test]
-    fn memory_of_one_type_serves_another_and_slices_lie_on_lines() {
-        let first = operands([100, 33], |[left, right]: [&mut [u32]; 2]| {
-            assert_eq!((left.len(), right.len()), (100, 33));
-            assert!(left.as_ptr().addr().is_multiple_of(64) && right.as_ptr().addr().is_multiple_of(64));
-            left.fill(u32::MAX);
-            left.as_ptr().addr()
-        });
-        let again = sums(50, |sums| sums.as_ptr().addr());
-        assert_eq!(first, again);
-        assert_eq!(idle().len(), 1);
-    }
-
-    #[test]
-    fn a_thread_never_holds_more_than_the_limit() {
-        for words in [LIMIT / 2, LIMIT / 3, LIMIT / 4, 10, LIMIT / 2 + 100, LIMIT / 3] {
-            sums(words, |_| operands([LIMIT / 5], |[operands]: [&mut [u32]; 1]| operands.fill(1)));
-            assert!(most_bytes() <= 4 * LIMIT, "{words} words: {}", most_bytes());
+    fn slices_of_several_types_lie_on_lines_and_apart() {
+        let mut scratch = Scratch::new([100, 33, 7]);
+        let mut cut = scratch.cut();
+        let [left, right] = cut.slices::<u32, 2>([100, 33]);
+        let [sums] = cut.slices::<f32, 1>([7]);
+        assert_eq!((left.len(), right.len(), sums.len()), (100, 33, 7));
+        for address in [left.as_ptr().addr(), right.as_ptr().addr(), sums.as_ptr().addr()] {
+            assert!(address.is_multiple_of(64));
         }
-        assert!(idle().iter().sum::<usize>() <= LIMIT);
+        left.fill(1);
+        right.fill(2);
+        sums.fill(3.0);
+        assert!(left.iter().all(|&word| word == 1) && right.iter().all(|&word| word == 2));
+    }
+
+    #[test]
+    fn there_are_never_more_blocks_than_were_in_use_at_one_time() {
+        let (mut pool, user) = (Pool::new(), thread::current().id());
+        let (small, large) = (pool.take(10, user), pool.take(3 * STEP, user));
+        assert_eq!((small.len(), large.len(), pool.most), (STEP, 3 * STEP, 4 * STEP));
+        pool.give(large, user);
+        pool.give(small, user);
+        let again = pool.take(2 * STEP, user);
+        assert_eq!((again.len(), pool.idle.len()), (3 * STEP, 1), "the one that is large enough");
+        let grown = pool.take(2 * STEP + 1, user);
+        assert_eq!((grown.len(), pool.idle.len()), (3 * STEP, 0), "the other one makes room");
+        pool.give(again, user);
+        pool.give(grown, user);
+        assert_eq!((pool.take(STEP, user).len(), pool.used, pool.most), (3 * STEP, 3 * STEP, 6 * STEP));
+    }
+
+    #[test]
+    fn a_thread_gets_the_block_that_it_had() {
+        let (mut pool, here) = (Pool::new(), thread::current().id());
+        let there = thread::spawn(|| thread::current().id()).join().expect("a thread that ends");
+        let blocks = [here, there, here].map(|user| (pool.take(2 * STEP, user), user));
+        let theirs = blocks[1].0.as_ptr();
+        for (words, user) in blocks {
+            pool.give(words, user);
+        }
+        assert_eq!(pool.take(STEP, there).as_ptr(), theirs);
+        assert_ne!(pool.take(STEP, there).as_ptr(), theirs);
     }
 }

@@ -8,8 +8,11 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Work below which a call stays on its own thread, in multiply-adds or bytes touched.
-const SMALL: usize = 1 << 17;
+/// Work below which a call stays on its own thread, in multiply-adds: to wake a helper takes as long as some tens of
+/// microseconds of them.
+const SMALL: usize = 1 << 22;
+/// Multiply-adds in the time of one nanosecond, in which anything else counts.
+pub const PER_NANOSECOND: usize = 60;
 
 /// Threads that calls have reserved at this moment.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
@@ -34,6 +37,16 @@ pub fn count() -> usize {
         }
     };
     WANTED.get().unwrap_or_else(|| *COUNT.get_or_init(configured))
+}
+
+/// Whether a call with so much work stays on its own thread.
+pub fn is_small(work: usize) -> bool {
+    work <= SMALL
+}
+
+/// Threads that a call with so much work may take.
+pub fn wanted(work: usize) -> usize {
+    if is_small(work) { 1 } else { count() }
 }
 
 /// Runs `body`, whose calls from this thread take `count` threads.
@@ -81,7 +94,7 @@ impl Drop for Reserved {
 ///
 /// Who takes which item is left to chance: `body` must give the same result on any thread.
 pub fn for_each<T>(items: impl ExactSizeIterator<Item = T> + Send, work: usize, body: impl Fn(T) + Sync) {
-    let wanted = if work <= SMALL { 1 } else { count().min(items.len()) };
+    let wanted = wanted(work).min(items.len());
     if wanted <= 1 {
         return items.for_each(body);
     }

@@ -11,9 +11,9 @@ pub fn balanced(len: usize, most: usize) -> impl ExactSizeIterator<Item = Range<
     (0..parts).map(move |part| part * len / parts..(part + 1) * len / parts)
 }
 
-/// Tasks that keep every thread busy to the end although some run slower.
-pub fn wanted_tasks() -> usize {
-    4 * threads::count()
+/// Tasks that keep every thread busy to the end although some run slower; one where the work is too small for threads.
+pub fn wanted_tasks(work: usize) -> usize {
+    if threads::is_small(work) { 1 } else { 4 * threads::count() }
 }
 
 /// One rectangle of a row-major result: a slice of each of its rows.

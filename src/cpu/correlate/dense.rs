@@ -6,6 +6,8 @@ use crate::cpu::isa::{Loop, Tier, vectorise};
 use crate::cpu::threads;
 use crate::trits::TernaryMatrix;
 
+/// Work of an element of the gradient.
+const WORK: usize = threads::PER_NANOSECOND / 5;
 /// Rows of a task.
 const ROWS: usize = 16;
 
@@ -22,7 +24,7 @@ pub fn correlate_dense_on(tier: Tier, dw: &[f32], matrix: TernaryMatrix<'_>, sco
         .map(|first| first..layout.in_dim().min(first + BIT_COLUMNS))
         .map(|columns| (columns.clone(), Counter::new(layout, BIT_COLUMNS, columns)))
         .collect();
-    threads::for_each_block(score, ROWS * layout.groups(), 4 * dw.len(), |index, score| {
+    threads::for_each_block(score, ROWS * layout.groups(), WORK * dw.len(), |index, score| {
         vectorise(tier, Task { kernels: &kernels, dw, matrix, first_row: index * ROWS, blocks: &blocks, score });
     });
 }

@@ -5,6 +5,7 @@
 
 mod counts;
 mod dense;
+mod few;
 mod product;
 mod single;
 mod source;
@@ -13,8 +14,9 @@ use half::bf16;
 
 pub use dense::{correlate_dense, correlate_dense_on};
 
-use super::isa::backward::Backward;
+use super::isa::backward::{Backward, Fill, Product, Word};
 use super::isa::{Loop, Tier, vectorise};
+use super::scratch::Operand;
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
@@ -22,7 +24,7 @@ use crate::trits::TernaryMatrix;
 /// never stored (SPEC 17, 19, 20).
 ///
 /// `x [tokens, in]`, `dy [tokens, out]`, `score [out, groups]`, all row-major. Faster ways than float32 products are taken where
-/// they give the same signs: see [`no_product_below`].
+/// they give the same signs: see [`Sizes`].
 ///
 /// # Panics
 /// Where the lengths of the operands do not agree.
@@ -44,42 +46,95 @@ pub fn correlate_on<A: Activation>(tier: Tier, x: &[A], dy: &[A], matrix: Ternar
         return score.fill(0.0);
     }
     let kernels = Backward::of(tier);
-    /// float32 holds multiples of this.
-    const SMALLEST: i32 = -149;
-    if tokens == 1 && no_product_below(SMALLEST, tier, x, dy) {
+    let sizes = Sizes::of(tier, x, dy);
+    if tokens == 1 && sizes.no_product_below(SMALLEST) {
         return single::correlate(&kernels, x, dy, matrix, score);
     }
-    /// Normal numbers begin here, and products of two bfloat16 are multiples of 2^-14 times the product of their powers of two.
-    const SMALLEST_PAIR: i32 = -126 + 14;
     match (A::as_bf16(x), A::as_bf16(dy), kernels.bfloat16) {
-        (Some(x), Some(dy), Some(product)) if no_product_below(SMALLEST_PAIR, tier, x, dy) => {
-            product::correlate::<u32, bf16>(&kernels, product, x, dy, matrix, score);
+        (Some(x), Some(dy), Some(product)) if sizes.no_product_below(SMALLEST_PAIR) => {
+            run::<u32, bf16>(&kernels, product, x, dy, matrix, sizes.finite(tokens), score);
         }
-        _ => product::correlate::<f32, A>(&kernels, kernels.float32, x, dy, matrix, score),
+        _ => {
+            let plain = sizes.finite(tokens) && sizes.no_product_below(SMALLEST + PRODUCT_BITS);
+            run::<f32, A>(&kernels, kernels.float32, x, dy, matrix, plain, score);
+        }
     }
 }
 
-/// Whether every product of a value of `x` and one of `dy` that is not zero is `2^exponent` at least.
-///
-/// With `2^-149` no product rounds to zero, so that its sign is the product of the signs. And bfloat16 instructions take
-/// subnormal operands and results for zero, which would lose signs: sums of multiples of `2^-126` are zero or normal.
-fn no_product_below<A: Activation>(exponent: i32, tier: Tier, x: &[A], dy: &[A]) -> bool {
-    let [x, dy] = [x, dy].map(|values| vectorise(tier, LeastExponent(values)));
-    x >= 1 && dy >= 1 && x + dy - 2 * 127 >= exponent
+/// float32 holds multiples of `2^SMALLEST`.
+const SMALLEST: i32 = -149;
+/// Normal numbers begin at `2^-126`, and products of two bfloat16 are multiples of `2^-14` times the product of their powers of two.
+const SMALLEST_PAIR: i32 = -126 + 14;
+/// Products of two float32 are multiples of so many bits less than the product of their powers of two.
+const PRODUCT_BITS: i32 = 46;
+
+/// The scores by products of words of one type, whose sums are `plain` where none can be -0, infinite or NaN.
+fn run<W: Word + Operand, A: Fill<W>>(
+    kernels: &Backward,
+    product: &Product<W>,
+    x: &[A],
+    dy: &[A],
+    matrix: TernaryMatrix<'_>,
+    plain: bool,
+    score: &mut [f32],
+) {
+    let words = (dy.len() / matrix.out_dim()).div_ceil(W::DEPTH);
+    match product.scores {
+        Some(scores) if plain && few::serves(matrix, words) => few::correlate(kernels.tier, scores, x, dy, matrix, score),
+        _ => product::correlate(kernels, product, x, dy, matrix, score),
+    }
 }
 
-/// The least biased exponent of the values that are not zero, 0 where one is subnormal in float32.
-struct LeastExponent<'a, A>(&'a [A]);
+/// The least and the most biased exponents of the operands: the least of those that are not zero, 0 where one is subnormal.
+struct Sizes {
+    x: [i32; 2],
+    dy: [i32; 2],
+}
 
-impl<A: Activation> Loop for LeastExponent<'_, A> {
-    type Output = i32;
+/// What is added to exponents.
+const BIAS: i32 = 127;
+
+impl Sizes {
+    fn of<A: Activation>(tier: Tier, x: &[A], dy: &[A]) -> Self {
+        let [x, dy] = [x, dy].map(|values| vectorise(tier, Exponents(values)));
+        Self { x, dy }
+    }
+
+    /// Whether every product of a value of `x` and one of `dy` that is not zero is `2^exponent` at least.
+    ///
+    /// With `2^-149` no product rounds to zero, so that its sign is the product of the signs; where products are multiples of it,
+    /// no sum of them rounds to zero either, and a sum that is zero is +0. And bfloat16 instructions take subnormal operands and
+    /// results for zero, which would lose signs: sums of multiples of `2^-126` are zero or normal.
+    fn no_product_below(&self, exponent: i32) -> bool {
+        let ([x, _], [dy, _]) = (self.x, self.dy);
+        x >= 1 && dy >= 1 && x + dy - 2 * BIAS >= exponent
+    }
+
+    /// Whether the sum of so many products is finite, in any order.
+    fn finite(&self, tokens: usize) -> bool {
+        let ([_, x], [_, dy]) = (self.x, self.dy);
+        let summed = tokens.next_power_of_two().ilog2() as i32;
+        // Values are below 2^(exponent + 1).
+        x <= 2 * BIAS && dy <= 2 * BIAS && x + dy - 2 * BIAS + 2 + summed <= BIAS
+    }
+}
+
+/// The least biased exponent of the values that are not zero, and the most of all.
+struct Exponents<'a, A>(&'a [A]);
+
+impl<A: Activation> Loop for Exponents<'_, A> {
+    type Output = [i32; 2];
 
     #[inline(always)]
-    fn run(self) -> i32 {
+    fn run(self) -> [i32; 2] {
         const FRACTION_BITS: u32 = 23;
-        // Zero wraps to the largest value.
-        let magnitude = |value: &A| (value.to_f32().to_bits() & 0x7FFF_FFFF).wrapping_sub(1);
-        let least = self.0.iter().fold(u32::MAX, |least, value| least.min(magnitude(value)));
-        (least.saturating_add(1) >> FRACTION_BITS) as i32
+        let (mut least, mut most) = (u32::MAX, 0);
+        for value in self.0 {
+            let magnitude = value.to_f32().to_bits() & 0x7FFF_FFFF;
+            // Zero wraps to the largest value.
+            least = least.min(magnitude.wrapping_sub(1));
+            most = most.max(magnitude);
+        }
+        [least.saturating_add(1), most].map(|magnitude| (magnitude >> FRACTION_BITS) as i32)
     }
 }

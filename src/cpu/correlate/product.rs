@@ -18,8 +18,10 @@ use crate::trits::{GroupLayout, TernaryMatrix};
 const STEPS: usize = 1024;
 /// Words of tokens of one chunk where there are more.
 const CHUNK: usize = 256;
-/// Most words of the packed output gradients, 2 MiB, and of the packed inputs, half of the L2 caches that are common.
-const LEFT_WORDS: usize = 1 << 19;
+/// Most words of the packed output gradients where sums are never put down and where they are, and of the packed inputs, half of the L2
+/// caches that are common.
+const LEFT_WORDS: usize = 3 << 17;
+const LEFT_WORDS_OF_CHUNKS: usize = 1 << 19;
 const RIGHT_WORDS: usize = 1 << 17;
 /// Fewest panels of output gradients that are worth packing inputs for.
 const PANELS: usize = 8;
@@ -39,13 +41,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new<W>(product: &Product<W>, layout: GroupLayout, out_dim: usize, words: usize) -> Self {
-        let chunk = if words <= STEPS { words } else { CHUNK };
-        let most = LEFT_WORDS / (chunk * STEP_STRIDE);
-        let wanted = out_dim.div_ceil(wanted_tasks()).div_ceil(product.rows);
+    fn new<W>(product: &Product<W>, layout: GroupLayout, out_dim: usize, words: usize, wanted_tasks: usize) -> Self {
+        let (chunk, left_words) = if words <= STEPS { (words, LEFT_WORDS) } else { (CHUNK, LEFT_WORDS_OF_CHUNKS) };
+        let most = left_words / (chunk * STEP_STRIDE);
+        let wanted = out_dim.div_ceil(wanted_tasks).div_ceil(product.rows);
         let rows = wanted.max(PANELS).min(most) * product.rows;
         let tasks = out_dim.div_ceil(rows);
-        let groups = if tasks >= wanted_tasks() { layout.groups() } else { layout.groups().div_ceil(wanted_tasks().div_ceil(tasks)) };
+        let groups = if tasks >= wanted_tasks { layout.groups() } else { layout.groups().div_ceil(wanted_tasks.div_ceil(tasks)) };
         let columns = (RIGHT_WORDS / chunk.next_power_of_two()).min(BIT_COLUMNS);
         Self { chunk, rows, groups, columns }
     }
@@ -62,10 +64,11 @@ pub fn correlate<W: Word + Operand, A: Fill<W>>(
 ) {
     let (layout, out_dim) = (matrix.layout(), matrix.out_dim());
     let tokens = dy.len() / out_dim;
-    let plan = Plan::new(product, layout, out_dim, tokens.div_ceil(W::DEPTH));
+    let work = x.len() * out_dim;
+    let plan = Plan::new(product, layout, out_dim, tokens.div_ceil(W::DEPTH), wanted_tasks(work));
     let mut tasks = tiles(score, layout.groups(), plan.rows, plan.groups);
     log::debug!("correlate: {}, {} tasks of up to {} rows, {} threads", product.name, tasks.len(), plan.rows, threads::count());
-    threads::for_each_block(&mut tasks, 1, x.len() * out_dim, |_, tasks| {
+    threads::for_each_block(&mut tasks, 1, work, |_, tasks| {
         for task in tasks {
             vectorise(kernels.tier, Task { kernels, product, plan: &plan, x, dy, tokens, matrix, task });
         }
@@ -106,9 +109,11 @@ impl<W: Word + Operand, A: Fill<W>> Loop for Task<'_, '_, W, A> {
         if !whole_groups(layout, plan.columns) {
             task.pieces.iter_mut().for_each(|scores| scores.fill(0.0));
         }
-        let (mut operands, mut sums) = (Scratch::operands(), Scratch::sums());
-        let [left, right] = operands.slices([rows.len().div_ceil(product.rows) * left_stride, slices * right_stride]);
-        let [sums] = sums.slices([sums_len]);
+        let lengths = [rows.len().div_ceil(product.rows) * left_stride, slices * right_stride, sums_len];
+        let mut memory = Scratch::new(lengths);
+        let mut memory = memory.cut();
+        let [left, right] = memory.slices::<W, 2>([lengths[0], lengths[1]]);
+        let [sums] = memory.slices::<f32, 1>([sums_len]);
         for first in columns.clone().step_by(plan.columns) {
             let block = first..columns.end.min(first + plan.columns);
             let next = block.end..columns.end.min(block.end + plan.columns);

@@ -9,14 +9,15 @@ use crate::trits::{GroupLayout, TRITS_PER_BYTE, TernaryMatrix};
 
 /// Rows of a task.
 const ROWS: usize = 128;
+/// Work of a packed byte.
+const WORK: usize = threads::PER_NANOSECOND / 10;
 
 /// The scores of one token whose products all keep their signs; see [`super::correlate`].
 pub fn correlate<A: Activation>(kernels: &Backward, x: &[A], dy: &[A], matrix: TernaryMatrix<'_>, score: &mut [f32]) {
     let sign = |value: &A| i8::from(value.to_f32() > 0.0) - i8::from(value.to_f32() < 0.0);
     let [x, dy] = [x, dy].map(|values| values.iter().map(sign).collect::<Vec<_>>());
     let layout = matrix.layout();
-    // A byte of work for each packed byte.
-    let work = dy.len() * layout.row_bytes();
+    let work = WORK * dy.len() * layout.row_bytes();
     match kernels.count_pieces {
         Some(count) if layout.group_bytes() > 1 => {
             log::debug!("correlate: one token by bytes, {} threads", threads::count());

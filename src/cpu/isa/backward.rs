@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::{Tier, portable};
 use crate::float::Activation;
-use crate::trits::TernaryMatrix;
+use crate::trits::{GroupLayout, TernaryMatrix};
 
 /// Steps (words) of one chunk of the summed index of `dx`, which fix the distance between rows of a left operand by rows.
 pub const CHUNK: usize = 256;
@@ -125,6 +125,39 @@ pub type Signs<W> = fn(usize, &[W], &[W], Option<&[f32]>, &mut [SignBits], usize
 /// Writes `S T` of some rows and columns of a matrix into right panels that lie `stride` words apart.
 pub type Weights<W> = fn(TernaryMatrix<'_>, &[f32], Range<usize>, Range<usize>, &mut [W], usize);
 
+/// Columns of a block of [`Scores`].
+pub const SCORE_COLUMNS: usize = 256;
+/// Pieces of a block, of 32 columns each, that are counted together.
+pub const SCORE_PIECES: usize = 8;
+/// Parts of a block whose columns are in registers together.
+pub const SCORE_PARTS: usize = 4;
+
+/// Where the digits of the trits of a block of columns lie, in the order in which its signs are.
+#[derive(Clone, Copy)]
+pub struct BlockDigits {
+    /// The first byte of a row that they need.
+    pub first_byte: usize,
+    /// How many pieces there are.
+    pub pieces: usize,
+    /// For each lane of each part its byte, and in bit 6 whether it is a fifth digit.
+    pub select: [[u8; SCORE_COLUMNS / SCORE_PARTS]; SCORE_PARTS],
+    /// The bit of its eight bytes at which its field starts.
+    pub shift: [[u8; SCORE_COLUMNS / SCORE_PARTS]; SCORE_PARTS],
+}
+
+/// The scores of few tokens, whose gradients are finite and never -0, for groups of whole pieces.
+pub struct Scores<W: 'static> {
+    /// `column_of(part, word)`: the column of a block whose words are there in a right panel `[parts][steps][words]`; runs of four
+    /// words are neighbouring columns.
+    pub column_of: fn(usize, usize) -> usize,
+    /// `digits(layout, first)`: what [`Scores::count`] needs of the block of columns from `first` on.
+    pub digits: fn(GroupLayout, usize) -> BlockDigits,
+    /// `count(matrix, rows, digits, left, left_stride, right, scores, stride)`: for each of `rows` and each piece, how many trits have
+    /// the sign of their gradient less how many have the opposite one. `left [steps][left_stride]` begins with the first of the
+    /// rows, and has rows up to a multiple of four; `scores` of a row lie `stride` after those of the one before.
+    pub count: fn(TernaryMatrix<'_>, Range<usize>, &BlockDigits, &[W], usize, &[W], &mut [f32], usize),
+}
+
 /// Register tiles over words of one type.
 pub struct Product<W: 'static> {
     /// What it is called in the log.
@@ -139,6 +172,8 @@ pub struct Product<W: 'static> {
     pub signs: Signs<W>,
     /// Panels of `S T`.
     pub weights: Weights<W>,
+    /// The scores of few tokens, where that is faster than tiles.
+    pub scores: Option<&'static Scores<W>>,
 }
 
 /// `dx` of a few tokens without panels.
@@ -246,11 +281,15 @@ impl Backward {
     pub fn of(tier: Tier) -> Self {
         assert!(tier.is_available(), "this machine has no {}", tier.name());
         match tier {
-            Tier::Portable | Tier::Neon => portable::backward(tier),
+            Tier::Portable => portable::backward(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => super::neon::backward(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => super::avx2::backward(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => super::avx512::backward(),
+            #[cfg(not(target_arch = "aarch64"))]
+            Tier::Neon => unreachable!("not available on this architecture"),
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
         }

@@ -4,11 +4,15 @@
 //! four Russians" (Arlazarov, Dinic, Kronrod, Faradzhev 1970) in float32. For some tokens, one per lane, and four inputs the 81
 //! sums with coefficients -1, 0 and 1 are tabled; then four trits of a row cost one look-up and one addition.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-use super::Tier;
+use super::backward::Weights;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::{Tier, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::cpu::cache;
 use crate::cpu::matmul::terms::Chunk;
 use crate::trits::{GroupLayout, TernaryMatrix};
@@ -64,8 +68,6 @@ pub type DecodeRows = fn(TernaryMatrix<'_>, &[f32], Range<usize>, &[f32], &mut [
 pub struct Decode {
     /// Name in the log.
     pub name: &'static str,
-    /// The most tokens for which it is the fastest way.
-    pub most_tokens: usize,
     /// Tokens that share one pass over the rows.
     pub tokens_at_once: usize,
     /// Floats of the tables of one token.
@@ -79,21 +81,78 @@ pub struct Decode {
 
 /// The forward kernels of one tier.
 pub struct Forward {
-    /// The fewest tokens, where there is a way faster than tables of bytes.
+    /// Few tokens, where there is a way faster than tables of bytes.
     pub decode: Option<&'static Decode>,
     /// Many tokens, where it is faster than tables of bytes.
     pub lookup: Option<Lanes>,
-    /// The fewest tokens that pay for the offsets of the look-up.
-    least_lookup: usize,
+    /// Right panels of the transpose of `S T`, one column of the matrix per step, for [`Backward::float32`].
+    ///
+    /// [`Backward::float32`]: super::backward::Backward::float32
+    pub transposed: Weights<f32>,
+    ways: fn(usize) -> Ways,
+}
+
+/// The fastest ways by the number of tokens, for one size of groups. All numbers come from sweeps over both
+/// on a Zen 4.
+struct Ways {
+    /// The fewest and the most tokens of the dense product.
+    dense: RangeInclusive<usize>,
+    /// The fewest tokens that pay for the offsets of the look-up, other than those of the dense product.
+    lookup: usize,
     /// The most tokens beyond whole registers that another pass over the matrix multiplies faster than another register.
-    most_rest: usize,
+    rest: usize,
+}
+
+/// No number of tokens that a product has.
+const NONE: RangeInclusive<usize> = 0..=0;
+
+impl Ways {
+    /// AVX-512. Groups of one or two share next to nothing that could be looked up. Between the other sizes the padding differs, to
+    /// whole bytes and to whole terms.
+    #[cfg(target_arch = "x86_64")]
+    fn avx512(group_size: usize) -> Self {
+        let (dense, lookup, rest) = match group_size {
+            1 | 2 => (1..=usize::MAX, usize::MAX, 0),
+            3 => (4..=9, 10, 2),
+            4 => (3..=4, 5, 0),
+            6 => (NONE, 6, 3),
+            7 | 12 => (NONE, 9, 4),
+            8 => (NONE, 5, 2),
+            16 => (NONE, 8, 4),
+            5 | 9 | 10 | 20 | 40 => (NONE, 11, 7),
+            _ => (NONE, 9, 6),
+        };
+        Self { dense, lookup, rest }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2(group_size: usize) -> Self {
+        let (dense, lookup) = match group_size {
+            1 => (65..=usize::MAX, 17),
+            3 => (NONE, 9),
+            _ => (NONE, 17),
+        };
+        Self { dense, lookup, rest: 0 }
+    }
+
+    /// Computed from counts of instructions: no such machine was at hand.
+    #[cfg(target_arch = "aarch64")]
+    fn neon(group_size: usize) -> Self {
+        Self { lookup: 9, ..Self::plain(group_size) }
+    }
+
+    /// Without a look-up.
+    fn plain(group_size: usize) -> Self {
+        let dense = if group_size == 1 { 33..=usize::MAX } else { NONE };
+        Self { dense, lookup: usize::MAX, rest: 0 }
+    }
 }
 
 /// The product by look-up with as many lanes as suit the machine.
 pub enum Lanes {
-    /// 256 bits.
+    /// 256 bits, or two registers of 128.
     Eight(&'static Lookup<8>),
-    /// 512 bits.
+    /// 512 bits, or four registers of 128.
     Sixteen(&'static Lookup<16>),
 }
 
@@ -105,31 +164,51 @@ impl Forward {
     pub fn of(tier: Tier) -> Self {
         assert!(tier.is_available(), "this machine has no {}", tier.name());
         match tier {
-            Tier::Portable | Tier::Neon => Self { decode: None, lookup: None, least_lookup: usize::MAX, most_rest: 0 },
+            Tier::Portable => Self { decode: None, lookup: None, transposed: portable::panel::transposed::<8>, ways: Ways::plain },
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => Self {
+                decode: None,
+                lookup: Some(neon::lookup::for_caches(cache::sizes())),
+                transposed: portable::panel::transposed::<8>,
+                ways: Ways::neon,
+            },
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => Self { decode: None, lookup: Some(Lanes::Eight(&avx2::lookup::LOOKUP)), least_lookup: 33, most_rest: 0 },
+            Tier::Avx2 => Self {
+                decode: None,
+                lookup: Some(Lanes::Eight(&avx2::lookup::LOOKUP)),
+                transposed: portable::panel::transposed::<16>,
+                ways: Ways::avx2,
+            },
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => Self {
                 decode: Some(&avx512::decode::DECODE),
                 lookup: Some(Lanes::Sixteen(avx512::lookup::for_caches(cache::sizes()))),
-                least_lookup: 9,
-                most_rest: 5,
+                transposed: avx512::transposed::weights,
+                ways: Ways::avx512,
             },
+            #[cfg(not(target_arch = "aarch64"))]
+            Tier::Neon => unreachable!("not available on this architecture"),
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx2 | Tier::Avx512 => unreachable!("not available on this architecture"),
         }
     }
 
+    /// Whether the dense product is the fastest way.
+    pub fn is_dense(&self, group_size: usize, tokens: usize) -> bool {
+        (self.ways)(group_size).dense.contains(&tokens)
+    }
+
     /// How many of `tokens` tokens, from the first one on, take the product by look-up.
-    pub fn tokens_looked_up(&self, tokens: usize) -> usize {
+    pub fn tokens_looked_up(&self, group_size: usize, tokens: usize) -> usize {
         let lanes = match self.lookup {
             None => return 0,
             Some(Lanes::Eight(_)) => 8,
             Some(Lanes::Sixteen(_)) => 16,
         };
+        let ways = (self.ways)(group_size);
         match tokens % lanes {
-            _ if tokens < self.least_lookup => 0,
-            rest if rest <= self.most_rest => tokens - rest,
+            _ if tokens < ways.lookup => 0,
+            rest if rest <= ways.rest => tokens - rest,
             _ => tokens,
         }
     }
@@ -137,7 +216,13 @@ impl Forward {
 
 /// The AVX-512 product by look-up in chunks of 4 or 8 terms, whatever the caches.
 #[cfg(all(test, target_arch = "x86_64"))]
-pub fn lookup_of_terms(terms: usize) -> &'static Lookup<16> {
-    assert!(Tier::Avx512.is_available(), "this machine has no AVX-512");
-    if terms == 4 { &avx512::lookup::FOUR_TERMS } else { &avx512::lookup::EIGHT_TERMS }
+pub fn all_lookups() -> Vec<(Tier, Lanes)> {
+    let lookups = [Lanes::Sixteen(&avx512::lookup::FOUR_TERMS), Lanes::Sixteen(&avx512::lookup::EIGHT_TERMS)];
+    if Tier::Avx512.is_available() { lookups.map(|lanes| (Tier::Avx512, lanes)).into() } else { Vec::new() }
+}
+
+/// The NEON products by look-up on 8 and 16 lanes, whatever the caches.
+#[cfg(all(test, target_arch = "aarch64"))]
+pub fn all_lookups() -> Vec<(Tier, Lanes)> {
+    [Lanes::Eight(&neon::lookup::EIGHT), Lanes::Sixteen(&neon::lookup::SIXTEEN)].map(|lanes| (Tier::Neon, lanes)).into()
 }

@@ -7,6 +7,8 @@ mod avx512;
 pub mod backward;
 pub mod denormals;
 pub mod forward;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod prefetch;
 mod strided;

@@ -4,22 +4,37 @@ use std::ops::Range;
 
 use crate::trits::{GroupLayout, TernaryMatrix};
 
+/// Asks for a cache line.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_line(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch has no effect but on caches.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
+
+/// Asks for a cache line.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn prefetch_line(at: *const u8) {
+    // SAFETY: a prefetch has no effect but on caches.
+    unsafe { std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
+/// Nothing: there is no such instruction that every machine has.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn prefetch_line(_: *const u8) {}
+
 /// Asks for the cache lines of `values`.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        const LINE: usize = 64;
-        let first = values.as_ptr().cast::<i8>();
-        // From the start of the first line on: a run that is no multiple of lines long may touch one line more.
-        for offset in (0..first as usize % LINE + size_of_val(values)).step_by(LINE) {
-            // SAFETY: a prefetch has no effect but on caches.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(offset)) };
-        }
+    const LINE: usize = 64;
+    let first = values.as_ptr().cast::<u8>();
+    // From the start of the first line on: a run that is no multiple of lines long may touch one line more.
+    for offset in (0..first as usize % LINE + size_of_val(values)).step_by(LINE) {
+        prefetch_line(first.wrapping_add(offset));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
 }
 
 /// The groups that some columns meet.

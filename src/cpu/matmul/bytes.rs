@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use crate::cpu::isa::{Loop, Tier, copy_column, prefetch, vectorise};
+use crate::cpu::scratch::Scratch;
 use crate::cpu::tiling::{Tile, balanced, tiles};
-use crate::cpu::{cache, scratch, threads};
+use crate::cpu::{cache, threads};
 use crate::float::Activation;
 use crate::trits::{GroupLayout, TRITS_PER_BYTE, TernaryMatrix};
 
@@ -42,19 +43,20 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     assert!(tokens <= LANES, "{tokens} tokens in {LANES} lanes");
     let slots = segments(matrix.layout()).map(|segment| segment.groups.len()).max().unwrap_or(1);
     let most_rows = cache::sizes().l2 * 3 / 4 / (SEGMENTS * (BYTES + size_of::<f32>() * slots) + size_of::<f32>() * LANES);
-    let rows = out_dim.div_ceil(threads::count()).clamp(1, most_rows);
     let work = x.len() * out_dim;
+    let rows = out_dim.div_ceil(threads::wanted(work)).clamp(1, most_rows);
     log::debug!("matmul: bytes on {}, {LANES} lanes, {tokens} tokens, blocks of {rows} rows, {} threads", tier.name(), threads::count());
     threads::for_each(tiles(y, out_dim, tokens, rows).into_iter(), work, |task| {
         let rows = task.columns.len();
         let stride = Stride { bytes: 2 * rows + GAP, scales: slots * rows + GAP };
         let lengths = [BYTES * SUMS * LANES, rows * LANES, rows, SEGMENTS * stride.scales];
-        scratch::operands([SEGMENTS * stride.bytes], |[bytes]| {
-            scratch::operands(lengths, |[tables, sums, lane, scales]| {
-                let product = Product { x, matrix, scale };
-                vectorise(tier, Task::<LANES, X, Y> { product, task, stride, bytes, scales, tables, sums, lane });
-            });
-        });
+        let bytes_len = SEGMENTS * stride.bytes;
+        let mut memory = Scratch::new(lengths.into_iter().chain([bytes_len]));
+        let mut memory = memory.cut();
+        let [bytes] = memory.slices([bytes_len]);
+        let [tables, sums, lane, scales] = memory.slices(lengths);
+        let product = Product { x, matrix, scale };
+        vectorise(tier, Task::<LANES, X, Y> { product, task, stride, bytes, scales, tables, sums, lane });
     });
 }
 

@@ -1,8 +1,9 @@
 //! Few tokens: rows look up their bytes in tables of the tokens.
 
 use crate::cpu::isa::forward::Decode;
+use crate::cpu::scratch::Scratch;
+use crate::cpu::threads;
 use crate::cpu::tiling::tiles;
-use crate::cpu::{scratch, threads};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
@@ -15,24 +16,24 @@ const TASKS: usize = 2;
 pub fn matmul<X: Activation, Y: Activation>(kernels: &Decode, x: &[X], matrix: TernaryMatrix<'_>, scale: &[f32], y: &mut [Y]) {
     let (layout, out_dim) = (matrix.layout(), matrix.out_dim());
     let (in_dim, table_len) = (layout.in_dim(), (kernels.table_len)(layout));
-    let rows = out_dim.div_ceil(TASKS * threads::count()).next_multiple_of(ROW_STEP);
     let work = x.len() * out_dim;
+    let rows = out_dim.div_ceil(TASKS * threads::wanted(work)).next_multiple_of(ROW_STEP);
     log::debug!("matmul: {}, {} tokens, blocks of {rows} rows, {} threads", kernels.name, x.len() / in_dim, threads::count());
     let passes = x.chunks(kernels.tokens_at_once * in_dim).zip(y.chunks_mut(kernels.tokens_at_once * out_dim));
     for (x, y) in passes {
         let tokens = x.len() / in_dim;
-        scratch::operands([in_dim, tokens * table_len], |[inputs, tables]| {
-            for (x, tables) in x.chunks_exact(in_dim).zip(tables.chunks_exact_mut(table_len)) {
-                X::widen(x, inputs);
-                (kernels.tables)(layout, inputs, tables);
+        let mut memory = Scratch::new([in_dim, tokens * table_len]);
+        let [inputs, tables] = memory.cut().slices([in_dim, tokens * table_len]);
+        for (x, tables) in x.chunks_exact(in_dim).zip(tables.chunks_exact_mut(table_len)) {
+            X::widen(x, inputs);
+            (kernels.tables)(layout, inputs, tables);
+        }
+        threads::for_each(tiles(y, out_dim, tokens, rows).into_iter(), work, |tile| {
+            let mut sums = vec![0.0; tokens * tile.columns.len()];
+            (kernels.rows)(matrix, scale, tile.columns.clone(), tables, &mut sums);
+            for (piece, sums) in tile.pieces.into_iter().zip(sums.chunks_exact(tile.columns.len())) {
+                Y::narrow(sums, piece);
             }
-            threads::for_each(tiles(y, out_dim, tokens, rows).into_iter(), work, |tile| {
-                let mut sums = vec![0.0; tokens * tile.columns.len()];
-                (kernels.rows)(matrix, scale, tile.columns.clone(), tables, &mut sums);
-                for (piece, sums) in tile.pieces.into_iter().zip(sums.chunks_exact(tile.columns.len())) {
-                    Y::narrow(sums, piece);
-                }
-            });
         });
     }
 }

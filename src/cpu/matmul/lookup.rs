@@ -8,18 +8,23 @@ use std::ops::Range;
 
 use super::terms::{Chunk, TERM_INPUTS, WINDOW_INPUTS, chunks};
 use crate::cpu::isa::forward::{Lookup, ROW_STEP};
-use crate::cpu::isa::{Loop, Tier, vectorise};
+use crate::cpu::isa::{Loop, Tier, prefetch, vectorise};
+use crate::cpu::scratch::Scratch;
 use crate::cpu::tiling::{Tile, tiles};
-use crate::cpu::{cache, scratch, threads};
+use crate::cpu::{cache, threads};
 use crate::float::Activation;
 use crate::trits::TernaryMatrix;
 
 /// Windows whose offsets exist at a time.
 const WINDOWS: usize = 4;
-/// Floats of the sums of a task: 2 MiB, half of what a call may take for each thread.
-const SUMS: usize = 1 << 19;
+/// Floats of the sums of a task: 1 MiB, half of what a call takes for each thread.
+const SUMS: usize = 1 << 18;
 /// The fewest rows of a task where there is a choice: less would not pay for the tables.
 const LEAST_ROWS: usize = 512;
+/// The fewest tokens of a task where there is a choice: less would not pay for the offsets.
+const LEAST_TOKENS: usize = 64;
+/// Rows whose scales are copied for all chunks before those of the next ones, which are fetched meanwhile.
+const SOME_ROWS: usize = 32;
 /// Words between the offsets of chunks beyond their length, so that they spread over the sets of a cache.
 const GAP: usize = 16;
 
@@ -38,8 +43,8 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
     let out_dim = matrix.out_dim();
     let tokens = y.len() / out_dim;
     let chunks = chunks(matrix.layout(), kernels.chunk_terms);
-    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim, chunks[0].slots);
     let work = x.len() * out_dim;
+    let (token_block, row_block) = blocks::<LANES>(tokens, out_dim, chunks[0].slots, threads::wanted(work));
     log::debug!("matmul: {}, blocks of {token_block} tokens by {row_block} rows, {} threads", kernels.name, threads::count());
     let product = Product { kernels, x, matrix, scale, chunks: &chunks };
     let tasks = tiles(y, out_dim, token_block, row_block);
@@ -47,15 +52,15 @@ pub fn matmul<const LANES: usize, X: Activation, Y: Activation>(
 }
 
 /// Tokens and rows of a task. Where chunks have several groups, half of the memory of the sums is left to their scales.
-fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize) -> (usize, usize) {
+fn blocks<const LANES: usize>(tokens: usize, out_dim: usize, slots: usize, threads: usize) -> (usize, usize) {
     let sums = if slots == 1 { SUMS } else { SUMS / 2 };
-    let threads = threads::count();
     // The sums of one register's tokens take a quarter of the L2 cache.
-    let most_rows = cache::sizes().l2 / 4 / (size_of::<f32>() * LANES);
-    let cuts = if out_dim >= threads * LEAST_ROWS { threads } else { 1 };
+    let most_rows = (cache::sizes().l2 / 4 / (size_of::<f32>() * LANES)).min(sums / LEAST_TOKENS);
+    // Threads with rows of their own all make the same tables, those with tokens of their own the same offsets: few tokens are left whole.
+    let cuts = if tokens < threads * LEAST_TOKENS && out_dim >= threads * LEAST_ROWS { threads } else { 1 };
     let row_parts = out_dim.div_ceil(most_rows).next_multiple_of(cuts);
     let rows = out_dim.div_ceil(row_parts).next_multiple_of(LANES);
-    let cuts = if row_parts == 1 { threads } else { 1 };
+    let cuts = if cuts == 1 { threads } else { 1 };
     let most_tokens = (sums / rows).min(tokens.div_ceil(cuts)).next_multiple_of(LANES);
     let tokens = tokens.div_ceil(tokens.div_ceil(most_tokens)).next_multiple_of(LANES);
     (tokens, rows)
@@ -85,39 +90,38 @@ impl<const LANES: usize, X: Activation, Y: Activation> Loop for Task<'_, '_, LAN
         let Product { kernels, chunks, .. } = product;
         let (rows, registers) = (task.columns.len(), task.rows.len().div_ceil(LANES));
         let cut = Cut::new(rows, kernels.chunk_terms, chunks);
-        let lengths = [Lookup::<LANES>::ENTRIES * LANES, WINDOW_INPUTS * LANES, WINDOW_INPUTS * LANES, cut.scales_len()];
-        scratch::sums(registers * rows * LANES, |sums| {
-            scratch::operands([cut.offsets_len()], |[offsets]: [&mut [u32]; 1]| {
-                scratch::operands(lengths, |[tables, inputs, panel, scales]: [&mut [f32]; 4]| {
-                    sums.fill(0.0);
-                    let sums = sums.as_chunks_mut::<LANES>().0;
-                    let tables = tables.as_chunks_mut::<LANES>().0;
-                    let panel = panel.as_chunks_mut::<LANES>().0;
-                    for chunks in chunks.chunks(WINDOWS * cut.window_chunks) {
-                        product.read_rows(&cut, chunks, task.columns.clone(), offsets, scales);
-                        for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
-                            let first = task.rows.start + register * LANES;
-                            let tokens = first..task.rows.end.min(first + LANES);
-                            for (index, chunk) in chunks.iter().enumerate() {
-                                let place = index % cut.window_chunks;
-                                if place == 0 {
-                                    let window = &chunks[index..chunks.len().min(index + cut.window_chunks)];
-                                    product.panel_of(window, tokens.clone(), inputs, panel);
-                                }
-                                let panel = &panel[place * kernels.chunk_terms * TERM_INPUTS..][..chunk.terms * chunk.slots * TERM_INPUTS];
-                                (kernels.tables)(panel, tables);
-                                let offsets = &offsets[index * cut.offsets_stride..][..rows * kernels.chunk_terms / 2];
-                                let scales = &scales[cut.column(chunks, index)..][..rows * chunk.slots];
-                                (kernels.accumulate)(chunk, tables, offsets, scales, sums);
-                            }
-                        }
+        let lengths =
+            [registers * rows * LANES, Lookup::<LANES>::ENTRIES * LANES, WINDOW_INPUTS * LANES, WINDOW_INPUTS * LANES, cut.scales_len()];
+        let mut memory = Scratch::new(lengths.into_iter().chain([cut.offsets_len()]));
+        let mut memory = memory.cut();
+        let [sums, tables, inputs, panel, scales] = memory.slices::<f32, 5>(lengths);
+        let [offsets] = memory.slices::<u32, 1>([cut.offsets_len()]);
+        sums.fill(0.0);
+        let sums = sums.as_chunks_mut::<LANES>().0;
+        let tables = tables.as_chunks_mut::<LANES>().0;
+        let panel = panel.as_chunks_mut::<LANES>().0;
+        for chunks in chunks.chunks(WINDOWS * cut.window_chunks) {
+            product.read_rows(&cut, chunks, task.columns.clone(), offsets, scales);
+            for (register, sums) in sums.chunks_exact_mut(rows).enumerate() {
+                let first = task.rows.start + register * LANES;
+                let tokens = first..task.rows.end.min(first + LANES);
+                for (index, chunk) in chunks.iter().enumerate() {
+                    let place = index % cut.window_chunks;
+                    if place == 0 {
+                        let window = &chunks[index..chunks.len().min(index + cut.window_chunks)];
+                        product.panel_of(window, tokens.clone(), inputs, panel);
                     }
-                    for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
-                        store(kernels, sums, pieces);
-                    }
-                });
-            });
-        });
+                    let panel = &panel[place * kernels.chunk_terms * TERM_INPUTS..][..chunk.terms * chunk.slots * TERM_INPUTS];
+                    (kernels.tables)(panel, tables);
+                    let offsets = &offsets[index * cut.offsets_stride..][..rows * kernels.chunk_terms / 2];
+                    let scales = &scales[cut.column(chunks, index)..][..rows * chunk.slots];
+                    (kernels.accumulate)(chunk, tables, offsets, scales, sums);
+                }
+            }
+        }
+        for (sums, pieces) in sums.chunks_exact(rows).zip(task.pieces.chunks_mut(LANES)) {
+            store(kernels, sums, pieces);
+        }
     }
 }
 
@@ -168,8 +172,21 @@ impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
             let groups = chunks[0].groups.start..chunks[chunks.len() - 1].groups.end;
             return self.columns_of(groups, rows, scales, cut.scales_stride);
         }
-        for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(cut.scales_stride)) {
-            self.scales_of(chunk, rows.clone(), scales);
+        let groups = chunks[0].groups.start..chunks[chunks.len() - 1].groups.end;
+        for start in rows.clone().step_by(SOME_ROWS) {
+            let (place, some) = (start - rows.start, start..rows.end.min(start + SOME_ROWS));
+            for row in some.end..rows.end.min(some.end + SOME_ROWS) {
+                prefetch(&self.scale[row * self.matrix.layout().groups()..][groups.clone()]);
+            }
+            for (chunk, scales) in chunks.iter().zip(scales.chunks_mut(cut.scales_stride)) {
+                let to = &mut scales[place * chunk.slots..][..some.len() * chunk.slots];
+                match chunk.slots {
+                    2 => self.scales_of::<2>(chunk, some.clone(), to),
+                    4 => self.scales_of::<4>(chunk, some.clone(), to),
+                    8 => self.scales_of::<8>(chunk, some.clone(), to),
+                    _ => unreachable!("four or eight terms of one, two, three or more"),
+                }
+            }
         }
     }
 
@@ -199,12 +216,16 @@ impl<const LANES: usize, X: Activation> Product<'_, LANES, X> {
 
     /// The scales of the group slots of a chunk, `[rows, slots]`, 0 where a slot has no group.
     #[inline(always)]
-    fn scales_of(&self, chunk: &Chunk, rows: Range<usize>, to: &mut [f32]) {
+    fn scales_of<const SLOTS: usize>(&self, chunk: &Chunk, rows: Range<usize>, to: &mut [f32]) {
         let groups = self.matrix.layout().groups();
-        for (row, to) in rows.zip(to.chunks_exact_mut(chunk.slots)) {
-            let scales = &self.scale[row * groups..][chunk.groups.clone()];
-            for (slot, to) in to.iter_mut().enumerate() {
-                *to = scales.get(slot).copied().unwrap_or(0.0);
+        let rows = self.scale[rows.start * groups..rows.end * groups].chunks_exact(groups);
+        for (scale, to) in rows.zip(to.as_chunks_mut::<SLOTS>().0) {
+            match scale[chunk.groups.clone()].first_chunk() {
+                Some(scales) => *to = *scales,
+                None => {
+                    to.fill(0.0);
+                    to[..chunk.groups.len()].copy_from_slice(&scale[chunk.groups.clone()]);
+                }
             }
         }
     }

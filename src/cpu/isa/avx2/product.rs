@@ -11,7 +11,7 @@ const COLUMNS: usize = 16;
 
 /// Products of float32.
 pub static FLOAT32: Product<f32> =
-    Product { name: "avx2 6x16 fma", rows: 6, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
+    Product { name: "avx2 6x16 fma", rows: 6, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS>, scores: None };
 
 /// The sums of a tile, beginning with `start` where it is not null.
 ///

@@ -28,7 +28,7 @@ const SETS: usize = 2;
 const ROWS: usize = SETS * LANES;
 
 /// The AVX-512 product of few tokens.
-pub static DECODE: Decode = Decode { name: "avx512 decode", most_tokens: 8, tokens_at_once: TOKENS, table_len, tables, rows };
+pub static DECODE: Decode = Decode { name: "avx512 decode", tokens_at_once: TOKENS, table_len, tables, rows };
 
 /// Some groups of every row, or the same part of each: segments of equal length, four of which make a quad.
 struct Run {

@@ -35,6 +35,11 @@ fn add_rows(matrix: TernaryMatrix<'_>, scale: &[f32], dy: &[f32], rows: Range<us
     }
 }
 
+/// The rows after a block that are fetched along with one of its windows: all at once would be more lines than can be under way.
+fn share_of_next(block: &Range<usize>, window: usize, windows: usize) -> Range<usize> {
+    block.end + window * BLOCK / windows..block.end + (window + 1) * BLOCK / windows
+}
+
 /// # Safety
 /// The rows are rows of the matrix, of `dy` and of the scales; `sums` hold whole windows of columns for each token.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
@@ -52,13 +57,13 @@ unsafe fn add_rows_of<const TOKENS: usize>(
     let mut gradients = [[0.0; TOKENS]; BLOCK];
     for start in rows.clone().step_by(BLOCK) {
         let block = start..rows.end.min(start + BLOCK);
-        fetch(matrix, scale, &columns, block.end..block.end + BLOCK);
         for (index, gradients) in gradients.iter_mut().enumerate() {
             for token in 0..TOKENS {
                 gradients[token] = if index < block.len() { dy[token * matrix.out_dim() + start + index] } else { 0.0 };
             }
         }
         for (index, Columns { window, groups: groups_of_window }) in windows.iter().enumerate() {
+            fetch(matrix, scale, &columns, share_of_next(&block, index, windows.len()));
             let lanes = window.lanes();
             let sums = sums[index * WIDTH..].as_mut_ptr();
             let mut tile = [[_mm512_setzero_ps(); PARTS]; TOKENS];
@@ -110,7 +115,6 @@ unsafe fn add_pairs(matrix: TernaryMatrix<'_>, scale: &[f32], dy: &[f32], rows: 
     let mut factors = vec![0.0; BLOCK * groups.len()];
     for start in rows.clone().step_by(BLOCK) {
         let block = start..rows.end.min(start + BLOCK);
-        fetch(matrix, scale, &columns, block.end..block.end + BLOCK);
         factors[block.len() * groups.len()..].fill(0.0);
         for (row, factors) in block.clone().zip(factors.chunks_exact_mut(groups.len())) {
             for (factor, scale) in factors.iter_mut().zip(&scale[row * layout.groups()..][groups.clone()]) {
@@ -118,6 +122,7 @@ unsafe fn add_pairs(matrix: TernaryMatrix<'_>, scale: &[f32], dy: &[f32], rows: 
             }
         }
         for (index, Columns { window, groups: groups_of_window }) in windows.iter().enumerate() {
+            fetch(matrix, scale, &columns, share_of_next(&block, index, windows.len()));
             let Groups::Halves(groups_of_halves) = groups_of_window else { unreachable!("halves of windows in one group") };
             let [low, high] = groups_of_halves.map(|group| group - groups.start);
             assert!(low < groups.len() && high < groups.len(), "groups of the columns");

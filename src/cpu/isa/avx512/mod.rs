@@ -7,8 +7,10 @@ pub(super) mod lookup;
 mod panel;
 mod pieces;
 mod product;
+mod scores;
 mod signs;
 mod transpose;
+pub(super) mod transposed;
 mod weights;
 mod window;
 

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::product::COLUMNS;
-use super::weights::{BLOCK, Columns, LANES, PARTS, columns_of, fetch, groups_of, windows, with_weights};
+use super::weights::{Ahead, BLOCK, Columns, LANES, PARTS, columns_of, fetch, groups_of, windows, with_weights};
 use super::window::{ROWS, Tables, WIDTH, Window};
 use crate::trits::TernaryMatrix;
 
@@ -57,13 +57,17 @@ fn unpack_f32(matrix: TernaryMatrix<'_>, scale: &[f32], rows: Range<usize>, colu
     let (tables, layout) = (Tables::new(), matrix.layout());
     let (row_bytes, groups) = (layout.row_bytes(), layout.groups());
     let (windows, mut panels) = (columns_of(layout, &columns), Panels::new(panels, stride, &columns));
+    let ahead = Ahead::new(matrix, scale, matrix.out_dim());
     for start in rows.clone().step_by(BLOCK) {
         let block = start..rows.end.min(start + BLOCK);
-        fetch(matrix, scale, &columns, block.end..block.end + BLOCK);
+        if !ahead.is_of_use() {
+            fetch(matrix, scale, &columns, block.end..block.end + BLOCK);
+        }
         for (index, Columns { window, groups: groups_of_window }) in windows.iter().enumerate() {
             let lanes = window.lanes();
             with_weights!(groups_of_window, |apply| {
                 for four in block.clone().step_by(ROWS) {
+                    ahead.fetch(columns.start + index * WIDTH, four);
                     let fields = tables.fields(window, &lanes, matrix.bytes(), row_bytes, four);
                     for index_of_four in 0..ROWS {
                         let row = four + index_of_four;

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::panel;
 use super::signs::sign_words;
+use super::{panel, scores};
 use crate::cpu::isa::backward::{Order, Product, ROW_STRIDE, STEP_STRIDE, SignBits};
 
 /// Columns of a tile: two registers.
@@ -17,6 +17,7 @@ pub static FLOAT32: Product<f32> = Product {
     multiply: float32::multiply,
     signs: float32::signs,
     weights: panel::weights_f32,
+    scores: Some(&scores::FLOAT32),
 };
 
 /// Products of bfloat16; only for machines with AVX512-BF16.
@@ -27,6 +28,7 @@ pub static BFLOAT16: Product<u32> = Product {
     multiply: bfloat16::multiply,
     signs: bfloat16::signs,
     weights: panel::weights_bf16,
+    scores: Some(&scores::BFLOAT16),
 };
 
 /// Calls a tile with the number of rows as its first parameter.
@@ -161,7 +163,7 @@ micro_kernels!(
 /// Sixteen words as pairs of bfloat16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn bf16_pairs(words: __m512i) -> __m512bh {
+pub fn bf16_pairs(words: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits without invalid values.
     unsafe { std::mem::transmute(words) }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::window::{WIDTH, Window};
+use super::window::{ROWS, WIDTH, Window};
 use crate::cpu::isa::{prefetch_bytes, prefetch_scales};
 use crate::trits::{GroupLayout, TernaryMatrix};
 
@@ -42,25 +42,39 @@ pub enum Groups {
     Parts([usize; PARTS]),
     /// Registers lie in several groups.
     Lanes(Box<LaneGroups>),
+    /// Every column is a group, and this is the first one.
+    Columns(usize),
 }
 
-/// The group of a column of the window from `first` on; columns past the row's end count as its last one.
-fn group_of(layout: GroupLayout, first: usize, column: usize) -> usize {
-    (first + column).min(layout.in_dim() - 1) / layout.group_size()
+/// The groups of the columns of the window from `first` on; columns past the row's end count as its last one.
+fn groups_from(layout: GroupLayout, first: usize) -> [usize; WIDTH] {
+    let (mut group, mut position) = (first / layout.group_size(), first % layout.group_size());
+    let mut groups = [group; WIDTH];
+    for (column, of_column) in groups.iter_mut().enumerate() {
+        *of_column = group;
+        position += 1;
+        if position == layout.group_size() && first + column + 1 < layout.in_dim() {
+            (group, position) = (group + 1, 0);
+        }
+    }
+    groups
 }
 
 impl Groups {
     fn new(layout: GroupLayout, first: usize) -> Self {
-        let group = |column: usize| group_of(layout, first, column);
-        let one = |count: usize| (0..WIDTH).step_by(count).all(|from| group(from) == group(from + count - 1));
+        if layout.group_size() == 1 {
+            return Groups::Columns(first);
+        }
+        let groups = groups_from(layout, first);
+        let one = |count: usize| groups.chunks_exact(count).all(|groups| groups[0] == groups[count - 1]);
         if one(2 * LANES) {
-            Groups::Halves([group(0), group(2 * LANES)])
+            Groups::Halves([groups[0], groups[2 * LANES]])
         } else if one(LANES) {
-            Groups::Parts(std::array::from_fn(|part| group(part * LANES)))
+            Groups::Parts(std::array::from_fn(|part| groups[part * LANES]))
         } else {
             Groups::Lanes(Box::new(std::array::from_fn(|part| {
-                let start = group(part * LANES);
-                (start, std::array::from_fn(|lane| (group(part * LANES + lane) - start) as i32))
+                let groups = &groups[part * LANES..];
+                (groups[0], std::array::from_fn(|lane| (groups[lane] - groups[0]) as i32))
             })))
         }
     }
@@ -130,6 +144,21 @@ pub fn by_lanes(groups: &LaneGroups, scale: &[f32], fields: __m512i) -> [__m512;
     weights
 }
 
+/// `S T` of a window of one row in groups of one, from group `first` on; columns past the row's end have weight 0.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+pub fn by_columns(first: usize, scale: &[f32], fields: __m512i) -> [__m512; PARTS] {
+    let (fields, mut weights) = (parts(fields), [_mm512_setzero_ps(); PARTS]);
+    let there = u64::MAX.checked_shr(WIDTH.saturating_sub(scale.len() - first) as u32).unwrap_or(0);
+    for part in 0..PARTS {
+        let (at, there) = (scale.as_ptr().wrapping_add(first + part * LANES), (there >> (part * LANES)) as u16);
+        // SAFETY: the mask keeps the load inside `scale`.
+        let scale = unsafe { _mm512_maskz_loadu_ps(there, at) };
+        weights[part] = _mm512_mul_ps(_mm512_permutexvar_ps(fields[part], trits()), scale);
+    }
+    weights
+}
+
 /// Runs a body with `$apply(scale, fields)`, the weights of a window in a row with these scales: one copy of the body for each
 /// way in which groups meet registers, so that none of them decides anything in its loop.
 macro_rules! with_weights {
@@ -147,6 +176,10 @@ macro_rules! with_weights {
                 let $apply = |scale: &[f32], fields| $crate::cpu::isa::avx512::weights::by_lanes(groups, scale, fields);
                 $body
             }
+            $crate::cpu::isa::avx512::weights::Groups::Columns(first) => {
+                let $apply = |scale: &[f32], fields| $crate::cpu::isa::avx512::weights::by_columns(*first, scale, fields);
+                $body
+            }
         }
     };
 }
@@ -162,4 +195,47 @@ pub fn groups_of(layout: GroupLayout, columns: &Range<usize>) -> Range<usize> {
 pub fn fetch(matrix: TernaryMatrix<'_>, scale: &[f32], columns: &Range<usize>, rows: Range<usize>) {
     prefetch_bytes(matrix, columns, rows.clone());
     prefetch_scales(matrix, scale, columns, rows);
+}
+
+/// The most columns of a group whose scales are a stream of their own beside the bytes.
+const SMALL_GROUP: usize = 4;
+
+/// How far ahead the bytes and scales of small groups are fetched: whole rows are too much for the L1 cache, and too much at a
+/// time for the requests that it can have under way.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    matrix: TernaryMatrix<'a>,
+    scale: &'a [f32],
+    end: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// Fetches in rows before `end`, where the groups are small.
+    pub fn new(matrix: TernaryMatrix<'a>, scale: &'a [f32], end: usize) -> Self {
+        let small = matrix.layout().group_size() <= SMALL_GROUP;
+        Self { matrix, scale, end: if small { end } else { 0 } }
+    }
+
+    /// Whether it fetches anything at all.
+    pub fn is_of_use(&self) -> bool {
+        self.end > 0
+    }
+
+    /// Fetches into the L2 cache what the window from `column` on needs of [`BLOCK`] rows later than four from `row` on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
+    pub fn fetch(&self, column: usize, row: usize) {
+        const FLOATS: usize = 16;
+        let layout = self.matrix.layout();
+        for row in row + BLOCK..self.end.min(row + BLOCK + ROWS) {
+            let group = column / layout.group_size();
+            let bytes = self.matrix.bytes().as_ptr().wrapping_add(row * layout.row_bytes() + group * layout.group_bytes());
+            let scales = self.scale.as_ptr().wrapping_add(row * layout.groups() + group);
+            // An address outside of the operands does no harm.
+            _mm_prefetch::<_MM_HINT_T1>(bytes.cast());
+            for line in (0..WIDTH.div_ceil(layout.group_size())).step_by(FLOATS) {
+                _mm_prefetch::<_MM_HINT_T1>(scales.wrapping_add(line).cast());
+            }
+        }
+    }
 }

@@ -309,7 +309,7 @@ fn bytes_from(bytes: &[u8], first: usize) -> u32 {
 /// 64 bytes from `first` on, with zeros past the end.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn sixty_four(bytes: &[u8], first: usize) -> __m512i {
+pub fn sixty_four(bytes: &[u8], first: usize) -> __m512i {
     let there = u64::MAX.checked_shr(64 - bytes_from(bytes, first)).unwrap_or(0);
     // SAFETY: the mask ends with the bytes.
     unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().wrapping_add(first).cast()) }

@@ -1,4 +1,4 @@
-//! Register tiles of 8 columns: 4 rows fill the 16 registers of SSE2, 8 rows use the 32 of Advanced SIMD.
+//! Register tiles of 4 x 8 sums, which fit 16 registers of four.
 
 use super::panel;
 use super::signs::sign_words;
@@ -6,13 +6,9 @@ use crate::cpu::isa::backward::{Order, Product, ROW_STRIDE, STEP_STRIDE, SignBit
 
 const COLUMNS: usize = 8;
 
-/// For 16 vector registers.
-pub static TILE_4X8: Product<f32> =
-    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
-
-/// For 32 vector registers.
-pub static TILE_8X8: Product<f32> =
-    Product { name: "neon 8x8", rows: 8, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS> };
+/// Products of float32.
+pub static FLOAT32: Product<f32> =
+    Product { name: "portable 4x8", rows: 4, columns: COLUMNS, multiply, signs, weights: panel::weights::<COLUMNS>, scores: None };
 
 /// `sum + left * right`, fused where that is an instruction and not a call.
 #[inline(always)]
@@ -61,11 +57,7 @@ fn multiply(rows: usize, left: &[f32], order: Order, right: &[f32], sums: &mut [
         2 => sums_of_tile::<2>(left, order, right, sums, resume),
         3 => sums_of_tile::<3>(left, order, right, sums, resume),
         4 => sums_of_tile::<4>(left, order, right, sums, resume),
-        5 => sums_of_tile::<5>(left, order, right, sums, resume),
-        6 => sums_of_tile::<6>(left, order, right, sums, resume),
-        7 => sums_of_tile::<7>(left, order, right, sums, resume),
-        8 => sums_of_tile::<8>(left, order, right, sums, resume),
-        _ => unreachable!("a tile has 1 to 8 rows"),
+        _ => unreachable!("a tile has 1 to 4 rows"),
     }
 }
 
@@ -75,10 +67,6 @@ fn signs(rows: usize, left: &[f32], right: &[f32], start: Option<&[f32]>, signs:
         2 => signs_of_tile::<2>(left, right, start, signs, column),
         3 => signs_of_tile::<3>(left, right, start, signs, column),
         4 => signs_of_tile::<4>(left, right, start, signs, column),
-        5 => signs_of_tile::<5>(left, right, start, signs, column),
-        6 => signs_of_tile::<6>(left, right, start, signs, column),
-        7 => signs_of_tile::<7>(left, right, start, signs, column),
-        8 => signs_of_tile::<8>(left, right, start, signs, column),
-        _ => unreachable!("a tile has 1 to 8 rows"),
+        _ => unreachable!("a tile has 1 to 4 rows"),
     }
 }
