@@ -66,11 +66,13 @@ fn agrees<X: Number, Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bo
         let wanted: Vec<Y> = sums(&exact).iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
         let bounds = sums(&rounded);
         let length = if forward { shape.in_dim } else { shape.out_dim };
-        under_every_schedule(work(shape), |options| {
+        let test = |options| {
             let what = format!("{} to {}, forward {forward}, {shape:?}, {options:?}", X::NAME, Y::NAME);
             assert!(product::<X, Y>(&exact, forward, true, options) == wanted, "{what}: sums that float32 holds are exact");
             assert_close(&product::<X, Y>(&rounded, forward, false, options), &bounds, length, &what);
-        });
+        };
+        // Copies and barriers are those of bfloat16: in float16 one order of the threads does.
+        if X::DTYPE == bf16::DTYPE { under_every_schedule(work(shape), test) } else { test(OPTIONS[2]) }
     }
 }
 
