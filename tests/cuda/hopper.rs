@@ -80,6 +80,11 @@ fn shapes() -> impl Iterator<Item = Shape> {
     SHAPES.iter().chain(MORE).copied()
 }
 
+/// What float16 runs of them: several tiles in each direction and more stages than the ring has, but not all at once.
+fn light() -> impl Iterator<Item = Shape> {
+    shapes().filter(|&shape| work(shape) <= 4_000_000)
+}
+
 #[test]
 fn bfloat16_products_on_warpgroups_are_rounded_once() {
     agrees::<bf16, bf16>(shapes(), true);
@@ -92,12 +97,12 @@ fn bfloat16_gradients_on_warpgroups_are_rounded_once() {
 
 #[test]
 fn float16_products_on_warpgroups_are_rounded_once() {
-    agrees::<f16, f16>(shapes(), true);
+    agrees::<f16, f16>(light(), true);
 }
 
 #[test]
 fn float16_gradients_on_warpgroups_are_rounded_once() {
-    agrees::<f16, f16>(shapes(), false);
+    agrees::<f16, f16>(light(), false);
 }
 
 #[test]
@@ -242,9 +247,9 @@ fn tensor_maps_that_break_a_rule_are_caught() {
     assert!(error.contains("never encoded"), "{error}");
 }
 
-fn scores_agree<X: Number>() {
+fn scores_agree<X: Number>(shapes: impl Iterator<Item = Shape>) {
     let machine = Machine::get();
-    for shape in shapes() {
+    for shape in shapes {
         let Shape { tokens, in_dim, out_dim, group_size } = shape;
         for values in [Values::Dyadic, Values::Uniform] {
             let problem = Problem::<X>::new(shape, values);
@@ -271,10 +276,10 @@ fn scores_agree<X: Number>() {
 
 #[test]
 fn bfloat16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
-    scores_agree::<bf16>();
+    scores_agree::<bf16>(shapes());
 }
 
 #[test]
 fn float16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
-    scores_agree::<f16>();
+    scores_agree::<f16>(light());
 }
