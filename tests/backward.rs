@@ -99,6 +99,28 @@ fn scores_are_exact_where_the_gradient_is() {
     scores_agree::<f16>(Values::Dyadic);
 }
 
+/// Few tokens pass rows over stretches of columns: more than one stretch, groups of one piece of a block and of several, that end
+/// within a block and across two, ragged last groups and rows, and the last words of tokens of that way and the first beyond.
+#[test]
+fn scores_of_few_tokens_are_exact_over_several_stretches_of_columns() {
+    fn check<A: Activation>(tokens: &[usize]) {
+        for (&tokens, (in_dim, group_size)) in
+            tokens.iter().flat_map(|tokens| [(2333, 32), (2333, 96), (301, 64), (290, 160)].map(|columns| (tokens, columns)))
+        {
+            let problem = Problem::<A>::new(Shape { tokens, in_dim, out_dim: 21, group_size }, Values::Dyadic);
+            let wanted = problem.scores();
+            for tier in Tier::available() {
+                for threads in [1, 3] {
+                    let found = threads::with_count(threads, || scores(tier, &problem));
+                    assert_scores(&found, &wanted, true, &format!("{} on {} {:?}", A::NAME, tier.name(), problem.shape));
+                }
+            }
+        }
+    }
+    check::<f32>(&[24, 25, 63, 64, 65]);
+    check::<bf16>(&[48, 49, 127, 128, 129]);
+}
+
 #[test]
 fn scores_err_only_where_float32_cannot_decide_a_sign() {
     scores_agree::<f32>(Values::Uniform);
