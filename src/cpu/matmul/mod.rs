@@ -71,6 +71,9 @@ mod tests {
 
     #[test]
     fn every_product_by_look_up_gives_the_sums_of_the_byte_tables_whatever_the_caches() {
+        if all_lookups().is_empty() {
+            return eprintln!("this machine has no AVX-512: no look-up was run whatever the caches");
+        }
         let mut state = 1u64;
         let mut random = move |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
