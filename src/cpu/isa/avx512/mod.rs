@@ -4,6 +4,7 @@ mod byte_sums;
 pub(super) mod decode;
 mod direct;
 pub(super) mod lookup;
+mod offsets;
 mod panel;
 mod pieces;
 mod product;

@@ -5,7 +5,6 @@
 //! than `n` bytes, 64 columns never span more than 64 bytes. Where they span 16 at most, four rows share one look-up.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use crate::trits::{GroupLayout, PLACES, TRITS_PER_BYTE};
 
@@ -141,11 +140,6 @@ impl Window {
     pub fn places(&self) -> [u8; WIDTH] {
         std::array::from_fn(|lane| if self.select[lane] < 64 { 1 << (self.shift[lane] % 8 / 2) } else { 1 << 4 })
     }
-
-    /// The first byte of a row that it needs.
-    pub fn first_byte(&self) -> usize {
-        self.first_byte
-    }
 }
 
 /// For each lane of a window which byte it takes in each of four rows, and where in it in even and in odd ones.
@@ -202,27 +196,8 @@ impl Tables {
         Self(registers)
     }
 
-    /// Calls `body(row, digits)` for every four rows of `rows`: the digits (0, 1, 2) of a window in the rows from `row` on, of
+    /// Bytes whose lowest two bits are the digits (0, 1, 2) of a window and whose other bits are anything, in four rows from `row` on, of
     /// `row_bytes` bytes each. Rows past the end of `bytes` give anything. The tables must be those of digits.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-    pub fn for_rows(
-        &self,
-        window: &Window,
-        bytes: &[u8],
-        row_bytes: usize,
-        rows: Range<usize>,
-        mut body: impl FnMut(usize, [__m512i; ROWS]),
-    ) {
-        let (lanes, three) = (window.lanes(), _mm512_set1_epi8(3));
-        for row in rows.step_by(ROWS) {
-            let fields = self.fields(window, &lanes, bytes, row_bytes, row);
-            body(row, fields.map(|fields| _mm512_and_si512(fields, three)));
-        }
-    }
-
-    /// Bytes whose lowest two bits are the digits of [`Tables::for_rows`] and whose other bits are anything, in four rows from
-    /// `row` on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
     pub fn fields(&self, window: &Window, lanes: &Lanes, bytes: &[u8], row_bytes: usize, row: usize) -> [__m512i; ROWS] {
@@ -329,7 +304,7 @@ fn sixteen(bytes: &[u8], first: usize) -> __m128i {
 /// No way through it calls a function: a caller would have to put all of its registers down around the call.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt")]
-fn sixteen_of_four(bytes: &[u8], first: usize, row_bytes: usize) -> __m512i {
+pub fn sixteen_of_four(bytes: &[u8], first: usize, row_bytes: usize) -> __m512i {
     let at = bytes.as_ptr().wrapping_add(first);
     let [a, b, c, d] = if first + 3 * row_bytes + 16 <= bytes.len() {
         // SAFETY: the last of these loads ends inside `bytes`.
@@ -349,6 +324,8 @@ fn sixteen_of_four(bytes: &[u8], first: usize, row_bytes: usize) -> __m512i {
             sixteen(bytes, first + 3 * row_bytes),
         ]
     };
-    let packed = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
-    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(packed, c), d)
+    // To insert into 256 bits costs less than into 512.
+    let (above, below) =
+        (_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b), _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d));
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(above), below)
 }

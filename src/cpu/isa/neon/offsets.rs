@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::digits::{BYTES, QUOTIENTS, packed};
 use crate::cpu::isa::forward::TERM_SUMS;
 use crate::cpu::isa::prefetch;
-use crate::cpu::matmul::terms::{Chunk, MOST_TERMS, TERM_INPUTS};
-use crate::trits::{PLACES, TRITS_PER_BYTE, TernaryMatrix};
+use crate::cpu::matmul::terms::{Chunk, MOST_TERMS, TermPlace};
+use crate::trits::{PLACES, TernaryMatrix};
 
 /// Rows whose offsets are written for all chunks before those of the next ones, whose bytes are fetched meanwhile.
 const SOME_ROWS: usize = 16;
@@ -38,13 +38,8 @@ struct Terms {
 
 impl Terms {
     /// For entries of `entry` bytes.
-    fn new(matrix: TernaryMatrix<'_>, chunk: &Chunk, entry: usize) -> Self {
-        let layout = matrix.layout();
-        let place_of = |input: usize| {
-            let (group, position) = (input / layout.group_size(), input % layout.group_size());
-            (group * layout.group_bytes() + position / TRITS_PER_BYTE, position % TRITS_PER_BYTE)
-        };
-        let (first_byte, _) = place_of(chunk.first_input());
+    fn new(chunk: &Chunk, entry: usize) -> Self {
+        let first_byte = chunk.first_byte();
         let mut terms = Self {
             first_byte,
             bytes: [0; _],
@@ -58,24 +53,18 @@ impl Terms {
             starts: [0; _],
         };
         for term in 0..MOST_TERMS {
-            let (byte, place) = place_of(chunk.input_at(term * TERM_INPUTS).unwrap_or(chunk.first_input()));
-            // A term that starts a byte is the remainder of that byte, one that starts at its second digit the quotient.
-            let (rest, power, step) = match place {
-                0 => (byte, TERM_INPUTS, 1),
-                1 => (byte, TERM_INPUTS, 0),
-                _ => (byte + 1, place - 1, usize::from(PLACES[TRITS_PER_BYTE - place])),
-            };
+            let TermPlace { byte, quotient, rest, remainder, step } = chunk.term_place(term);
             assert!(rest - first_byte < BYTES, "a chunk of {BYTES} bytes");
             terms.bytes[term] = (byte - first_byte) as u8;
             terms.rest[term] = (rest - first_byte) as u8;
-            if place > 0 {
-                let (factor, shift) = QUOTIENTS[place];
+            if let Some(power) = quotient {
+                let (factor, shift) = QUOTIENTS[power];
                 (terms.factors[term], terms.shifts[term]) = (factor, -shift);
             }
-            let (factor, shift) = QUOTIENTS[power];
+            let (factor, shift) = QUOTIENTS[remainder];
             (terms.rest_factors[term], terms.rest_shifts[term]) = (factor, -shift);
             terms.steps[term] = (step * entry) as u16;
-            terms.wraps[term] = (step * entry * usize::from(PLACES[power])) as u16;
+            terms.wraps[term] = (step * entry * usize::from(PLACES[remainder])) as u16;
             terms.starts[term] = (term * TERM_SUMS * entry) as u16;
         }
         terms
@@ -123,7 +112,7 @@ pub fn offsets<const LANES: usize>(matrix: TernaryMatrix<'_>, rows: Range<usize>
 #[target_feature(enable = "neon")]
 fn offsets_of_chunks(matrix: TernaryMatrix<'_>, rows: Range<usize>, chunks: &[Chunk], entry: usize, to: &mut [u32], stride: usize) {
     let (all, row_bytes) = (matrix.bytes(), matrix.layout().row_bytes());
-    let terms: Vec<_> = chunks.iter().map(|chunk| Terms::new(matrix, chunk, entry)).collect();
+    let terms: Vec<_> = chunks.iter().map(|chunk| Terms::new(chunk, entry)).collect();
     let (Some(first), Some(last)) = (terms.first(), terms.last()) else { return };
     let fetched = first.first_byte..row_bytes.min(last.first_byte + BYTES);
     for start in rows.clone().step_by(SOME_ROWS) {
