@@ -78,6 +78,7 @@ parity: $(VENV)/.group-parity
 
 bench: $(VENV)/.group-bench
 	$(CARGO) bench --bench targets --features peers
+	TERNAX_NUM_THREADS=1 $(CARGO) bench --bench sweep
 	$(BIN)/python python/benchmarks/roofline.py
 	$(BIN)/python python/benchmarks/layer.py
 	$(BIN)/python python/benchmarks/targets.py

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guarded::Guarded;
+use common::guarded::{Guarded, placed};
 use common::{Problem, Random, SHAPES, Shape, Values, assert_close};
 use half::{bf16, f16};
 use ternax::cpu::{Tier, matmul_on, threads};
@@ -113,24 +113,29 @@ fn the_number_of_threads_never_changes_a_bit() {
     }
 }
 
-#[test]
-fn no_kernel_reads_or_writes_past_an_operand() {
+fn guarded<A: Activation>() {
     for shape in shapes() {
-        let problem = Problem::<f32>::new(shape, Values::Uniform);
+        let problem = Problem::<A>::new(shape, Values::Uniform);
         let wanted = problem.matmul();
-        let unset = vec![f32::NAN; shape.tokens * shape.out_dim];
-        for (place, packed) in
-            [(Guarded::new as fn(&[f32]) -> _, Guarded::new(&problem.packed)), (Guarded::at_start, Guarded::at_start(&problem.packed))]
-        {
-            let (x, scale) = (place(&problem.x), place(&problem.scale));
+        let unset = vec![A::from_f32(f32::NAN); shape.tokens * shape.out_dim];
+        for at_start in [false, true] {
+            let (packed, scale) = (placed(&problem.packed, at_start), placed(&problem.scale, at_start));
+            let x = placed(&problem.x, at_start);
             let matrix = TernaryMatrix::new(&packed, shape.out_dim, problem.layout);
             for tier in Tier::available() {
-                let mut y = place(&unset);
+                let mut y = placed(&unset, at_start);
                 matmul_on(tier, &x, matrix, &scale, &mut y);
-                assert_close(&y, &wanted, shape.in_dim, &format!("guarded, {} {shape:?}", tier.name()));
+                assert_close(&y, &wanted, shape.in_dim, &format!("guarded, {} on {} {shape:?}", A::NAME, tier.name()));
             }
         }
     }
+}
+
+#[test]
+fn no_kernel_reads_or_writes_past_an_operand() {
+    guarded::<f32>();
+    guarded::<bf16>();
+    guarded::<f16>();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::guarded::placed;
 use common::{Problem, Random, SHAPES, Values};
 use ternax::cpu::accumulate::{accumulate_on, check_on};
 use ternax::cpu::pack::pack_on;
@@ -125,5 +126,44 @@ fn the_dense_matrix_is_scale_times_trit() {
             let group = index / shape.in_dim * problem.layout.groups() + index % shape.in_dim / shape.group_size;
             assert_eq!(weight, problem.scale[group] * f32::from(trit), "{shape:?} at {index}");
         }
+    }
+}
+
+#[test]
+fn no_operation_on_the_state_reads_or_writes_past_an_operand() {
+    let mut random = Random::new(3);
+    for (length, at_start, tier) in LENGTHS.into_iter().flat_map(|length| {
+        [false, true].into_iter().flat_map(move |side| Tier::available().into_iter().map(move |tier| (length, side, tier)))
+    }) {
+        let exponent: Vec<i8> = (0..length).map(|_| random.integer(-60, 60) as i8).collect();
+        let corr: Vec<i64> = (0..length).map(|_| random.integer(-40, 40)).collect();
+        let limbs: Vec<i32> = corr.iter().flat_map(|&c| split_limbs(c)).collect();
+        let score: Vec<f32> = (0..length).map(|_| random.integer(-24, 24) as f32).collect();
+        let (exponent, score) = (placed(&exponent, at_start), placed(&score, at_start));
+        let (mut limbs, mut scales) = (placed(&limbs, at_start), placed(&vec![f32::NAN; length], at_start));
+        scale_on(tier, &exponent, &limbs, split_limbs(3), 24, 4.0, &mut scales);
+        for ((&found, &exponent), &corr) in scales.iter().zip(exponent.iter()).zip(&corr) {
+            assert_eq!(found.to_bits(), scale(exponent, corr, 3, 24, 4.0).to_bits(), "{} of {length}", tier.name());
+        }
+        check_on(tier, &score, 1.0, 24, None).expect("honest scores");
+        accumulate_on(tier, &mut limbs, &mut split_limbs(3), &score, 1.0);
+        let sums = limbs.as_chunks::<2>().0.iter().map(|&l| join_limbs(l));
+        assert!(sums.eq(corr.iter().zip(score.iter()).map(|(&c, &s)| c - s as i64)), "{} of {length}", tier.name());
+    }
+    for (&shape, at_start) in SHAPES.iter().flat_map(|shape| [(shape, false), (shape, true)]) {
+        let problem = Problem::<f32>::new(shape, Values::Uniform);
+        let (trits, scale) = (placed(&problem.trits, at_start), placed(&problem.scale, at_start));
+        for tier in Tier::available() {
+            let mut packed = placed(&vec![0; problem.packed.len()], at_start);
+            pack_on(tier, &trits, problem.layout, &mut packed).expect("trits");
+            assert!(*packed == *problem.packed, "{} {shape:?}", tier.name());
+        }
+        let packed = placed(&problem.packed, at_start);
+        let matrix = TernaryMatrix::new(&packed, shape.out_dim, problem.layout);
+        let (mut back, mut weights) = (placed(&vec![9; trits.len()], at_start), placed(&vec![f32::NAN; trits.len()], at_start));
+        unpack(matrix, &mut back).expect("packed trits");
+        assert!(*back == *trits, "{shape:?}");
+        dequantize(matrix, &scale, &mut weights);
+        assert!(weights.iter().zip(trits.iter()).all(|(weight, &trit)| (*weight == 0.0) == (trit == 0)), "{shape:?}");
     }
 }

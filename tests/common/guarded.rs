@@ -46,6 +46,11 @@ impl<T: Copy> Guarded<T> {
     }
 }
 
+/// A copy that lies against memory without access, on one side or the other.
+pub fn placed<T: Copy>(values: &[T], at_start: bool) -> Guarded<T> {
+    if at_start { Guarded::at_start(values) } else { Guarded::new(values) }
+}
+
 impl<T: Copy> Deref for Guarded<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
