@@ -7,7 +7,8 @@
 #   make parity  the PyTorch reference against ternax, live, and the notebook
 #   make bench   ratios against named peers
 #   make xla-rs  programs exported from jax, run by Rust without Python (with the XLA of tensorflow-cpu: 2 GB of disk)
-#   make gpu-check PYTHON=... [WHEEL=...]   on a machine with an NVIDIA GPU, a Python with JAX for CUDA and the test tools; fetches nothing
+#   make gpu-check PYTHON=... [WHEEL=...]   on a machine with an NVIDIA GPU, a Python with JAX for CUDA and the test tools; fetches nothing:
+#                without a wheel, the crates of Cargo.lock must lie in cargo's cache already (cargo fetch --locked) or be vendored
 # PYTHON chooses the interpreter, JAX the version (JAX='jax==0.8.3'), VENV where the environment lies.
 
 PYTHON ?= python3
@@ -111,7 +112,7 @@ ifdef WHEEL
 	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target out/gpu-check/site $(WHEEL)
 	PYTHONPATH=$(abspath out/gpu-check/site) $(PYTHON) tests/gpu/check.py
 else
-	PYTHON=$(PYTHON) cargo build --release
+	PYTHON=$(PYTHON) cargo build --release --offline --locked
 	TERNAX_LIBRARY=$(abspath target/release/libternax.so) PYTHONPATH=$(abspath python) $(PYTHON) tests/gpu/check.py
 endif
 

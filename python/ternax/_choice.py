@@ -1,7 +1,7 @@
 """Which implementation an operation gets on a GPU: its own kernel, or a composition of an unpacking kernel and XLA's dot.
 
 The choice is a table in ``cuda_choice.json``: architecture, operation, dtype, and the least tokens from which an implementation
-is the faster one. ``tests/gpu/bench.py`` measures it on a card and writes the same file; an architecture without the field
+is the faster one. ``tests/gpu/choose.py`` measures it on a card and writes the same file; an architecture without the field
 ``measured`` holds estimates.
 
 ``fused``    the operation's own custom call

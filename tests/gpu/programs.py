@@ -1,10 +1,13 @@
-"""Programs on the card: the integer state against the CPU's, CUDA graphs, many tokens, and a small set for compute-sanitizer.
+"""Programs on the card: training against the CPU, CUDA graphs, many tokens, and a small set for compute-sanitizer.
 
-usage: programs.py state | graph | many | small
+usage: programs.py state | loss | graph | many | small
 """
 
 from __future__ import annotations
 
+import os
+import pathlib
+import re
 import sys
 from typing import Any
 
@@ -15,8 +18,10 @@ import numpy as np
 import ternax as tx
 from ternax import _choice
 
-WIDTHS, TOKENS, STEPS = (512, 1024, 512), 256, 20
-REPLAYS = 5
+DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+WIDTHS, TOKENS, STEPS = (512, 1024, 512), 257, 12
+# Steps of the program that becomes a graph: XLA runs the first without it.
+REPLAYS = 6
 # Tokens, inputs, outputs and group size.
 MANY = ((256, 512, 256, 32), (300, 352, 330, 32), (1030, 704, 265, 32), (257, 4096, 136, 32), (520, 300, 77, 300))
 
@@ -36,19 +41,20 @@ def step(layers: list[Any], inputs: list[Any], cotangents: list[Any]) -> list[An
     return learned
 
 
-def trained(platform: str, steps: int) -> list[Any]:
-    """The layers, on the host, after some steps on one platform."""
+def trained(platform: str, dtype: Any, steps: int, widths: tuple[int, ...] = WIDTHS) -> tuple[list[Any], str]:
+    """The layers, on the host, after some steps of a donated program on one platform, each on data of its own, and the program's HLO."""
     random = np.random.default_rng(1)
     device = jax.devices(platform)[0]
     with jax.default_device(device):
-        keys = jax.random.split(jax.random.key(0), len(WIDTHS) - 1)
-        layers = [tx.init(key, a, b) for key, a, b in zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=True)]
-        run = jax.jit(step, donate_argnums=0)
+        keys = jax.random.split(jax.random.key(0), len(widths) - 1)
+        layers = [tx.init(key, a, b) for key, a, b in zip(keys, widths[:-1], widths[1:], strict=True)]
+        run = None
         for _ in range(steps):
-            inputs = [dyadic(random, TOKENS, width) for width in WIDTHS[:-1]]
-            cotangents = [dyadic(random, TOKENS, width) for width in WIDTHS[1:]]
-            layers = run(layers, *jax.device_put((inputs, cotangents), device))
-        return jax.device_get(layers)
+            inputs = [jnp.asarray(dyadic(random, TOKENS, width), dtype) for width in widths[:-1]]
+            cotangents = [jnp.asarray(dyadic(random, TOKENS, width), dtype) for width in widths[1:]]
+            run = run or jax.jit(step, donate_argnums=0).lower(layers, inputs, cotangents).compile()
+            layers = run(layers, inputs, cotangents)
+        return jax.device_get(layers), run.as_text() if run else ""
 
 
 def same(one: list[Any], other: list[Any]) -> bool:
@@ -58,28 +64,103 @@ def same(one: list[Any], other: list[Any]) -> bool:
 
 
 def state(platform: str) -> int:
-    """Trains on the card and on the CPU."""
-    equal = same(trained(platform, STEPS), trained("cpu", STEPS))
-    print(f"{STEPS} steps: the integer state on {platform} and on the CPU is {'equal' if equal else 'NOT EQUAL'}")
-    return int(not equal)
+    """Trains on the card and on the CPU, and compares bit for bit."""
+    differ = 0
+    for dtype in DTYPES:
+        equal = same(trained(platform, dtype, STEPS)[0], trained("cpu", dtype, STEPS)[0])
+        differ += not equal
+        result = "equal" if equal else "NOT EQUAL"
+        print(f"{STEPS} steps in {dtype.__name__}: the integer state on {platform} and on the CPU is {result}")
+    return int(differ > 0)
+
+
+def curve(platform: str, dtype: Any, steps: int = 60) -> np.ndarray:
+    """Losses of two ternary layers and a norm, which learn to name one of 16 classes, each step from the state that the last one left."""
+    random = np.random.default_rng(5)
+    centres = random.normal(size=(16, 96))
+    device = jax.devices(platform)[0]
+    with jax.default_device(device):
+        keys = jax.random.split(jax.random.key(2), 2)
+        layers = [tx.init(keys[0], 96, 256), tx.init(keys[1], 256, 16)]
+
+        def loss(layers: list[Any], x: Any, labels: Any) -> Any:
+            logits = tx.linear(layers[1], jax.nn.relu(tx.linear(layers[0], x))).astype(jnp.float32)
+            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
+
+        @jax.jit
+        def learn(layers: list[Any], x: Any, labels: Any) -> Any:
+            value, gradients = tx.value_and_grad(loss)(layers, x, labels)
+            return [tx.update(w, gradient) for w, gradient in zip(layers, gradients, strict=True)], value
+
+        losses = []
+        for _ in range(steps):
+            labels = random.integers(0, 16, 256)
+            x = centres[labels] + 0.5 * random.normal(size=(256, 96))
+            layers, value = learn(layers, jnp.asarray(x, dtype), jnp.asarray(labels))
+            losses.append(float(value))
+    return np.array(losses)
+
+
+def loss(platform: str) -> int:
+    """Trains on the card and on the CPU with a loss. Sums in another order turn the sign of a gradient near zero, so that states part,
+    but losses must fall alike."""
+    failed = 0
+    for dtype in DTYPES:
+        here = curve(platform, dtype)
+        if platform == "cpu":
+            with tx.backend("reference"):
+                there = curve("cpu", dtype)
+        else:
+            there = curve("cpu", dtype)
+        apart, fallen = float(np.abs(here - there).max() / there[0]), float(here[-5:].mean() / here[0])
+        good = apart < 0.02 and fallen < 0.9
+        failed += not good
+        ends = f"from {here[0]:.4f} to {here[-1]:.4f}, on the CPU to {there[-1]:.4f}"
+        print(f"{dtype.__name__}: {ends}; at most {apart:.2%} of the first loss apart: {'alike' if good else 'NOT ALIKE'}")
+    return int(failed > 0)
+
+
+def recorded(sequence: str) -> tuple[int, int]:
+    """How many custom calls lie in command buffers, as XLA names CUDA graphs, and how many do not, from the sequence of thunks that XLA
+    dumps: ``number: kind``, indented below the command buffer that they are in."""
+    inside, outside, within = 0, 0, False
+    for line in sequence.splitlines():
+        found = re.match(r"(\s*)\d+: (\w+)", line)
+        if not found:
+            continue
+        if not found[1]:
+            within = found[2] == "kCommandBuffer"
+        if found[2] == "kCustomCall":
+            inside, outside = inside + within, outside + (not within)
+    return inside, outside
+
+
+def recorded_in_hlo(text: str) -> int:
+    """The same of an XLA that makes command buffers of computations: ternax's calls in those."""
+    parts = [part for part in text.split("\n\n") if "command_buffer" in part.split("{", 1)[0]]
+    return sum(part.count('custom_call_target="ternax_') for part in parts)
 
 
 def graph(platform: str) -> int:
-    """Replays one step that XLA was asked to make a CUDA graph of, and looks for that graph in the compiled program.
+    """Trains with a program that XLA was asked to make CUDA graphs of, whose state must be the CPU's, and looks for its calls in them.
 
-    ``XLA_FLAGS`` must ask for graphs of one operation on: ``--xla_gpu_graph_min_graph_size=1``, with custom calls among them.
+    ``XLA_FLAGS`` must ask for graphs of one operation on, and for dumps: ``--xla_gpu_graph_min_graph_size=1 --xla_dump_to=FOLDER``.
     """
-    random = np.random.default_rng(2)
-    layers = [tx.init(jax.random.key(0), 512, 512)]
-    operands = jax.device_put(([dyadic(random, TOKENS, 512)], [dyadic(random, TOKENS, 512)]), jax.devices(platform)[0])
-    compiled = jax.jit(step).lower(layers, *operands).compile()
-    results = [jax.device_get(compiled(layers, *operands)) for _ in range(REPLAYS)]
-    text = compiled.as_text()
-    recorded = [part for part in text.split("\n\n") if "command_buffer" in part.split("{", 1)[0]]
-    inside = sum(part.count("ternax_") for part in recorded)
-    equal = all(same(results[0], other) for other in results[1:])
-    print(f"{REPLAYS} runs {'equal' if equal else 'DIFFER'}; {inside} custom calls of ternax lie in {len(recorded)} command buffers")
-    return int(not equal or (platform != "cpu" and inside == 0))
+    folder, failed = pathlib.Path(re.findall(r"--xla_dump_to=(\S+)", os.environ["XLA_FLAGS"])[-1]), 0
+    for dtype in DTYPES:
+        before = set(folder.glob("*"))
+        layers, text = trained(platform, dtype, REPLAYS)
+        equal = same(layers, trained("cpu", dtype, REPLAYS)[0])
+        calls = text.count('custom_call_target="ternax_')
+        dumped = sorted(set(folder.glob("*jit_step*thunk_sequence_after_thunk_passes.txt")) - before)
+        inside = recorded(dumped[0].read_text())[0] if dumped else recorded_in_hlo(text)
+        good = equal and (platform == "cpu" or inside >= calls > 0)
+        failed += not good
+        where = f"{inside} of {calls} calls lie in CUDA graphs" if platform != "cpu" else f"{calls} calls"
+        print(f"{dtype.__name__}: {REPLAYS} steps, {where}; the state is {'the' if equal else 'NOT the'} CPU's")
+    if platform == "cpu":
+        print("NOT RUN: the graphs themselves need a GPU")
+    return int(failed > 0)
 
 
 def many(platform: str) -> int:
@@ -112,15 +193,16 @@ def many(platform: str) -> int:
 
 
 def small(platform: str) -> int:
-    """One call of every operation, on shapes with ragged edges."""
+    """One call of every operation, on shapes with ragged edges; the last one is large enough for warpgroups and tensor maps."""
     random = np.random.default_rng(3)
-    for tokens, in_dim, out, group in ((1, 96, 33, 32), (9, 70, 20, 7), (40, 200, 136, 40), (130, 264, 40, 264)):
+    for tokens, in_dim, out, group in ((1, 96, 33, 32), (9, 70, 20, 7), (130, 264, 40, 264), (257, 512, 136, 32)):
         w = tx.init(jax.random.key(tokens), in_dim, out, group_size=group)
-        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        for dtype in DTYPES:
             x, dy = (jnp.asarray(dyadic(random, tokens, width), dtype) for width in (in_dim, out))
-            y, pullback = jax.vjp(lambda x, w=w: tx.linear(w, x), x)
-            jax.block_until_ready((y, pullback(dy)))
-            jax.block_until_ready(tx.ops.correlate(x, dy, w.trits, group_size=group))
+            with _choice.forced("fused"):
+                y, pullback = jax.vjp(lambda x, w=w: tx.linear(w, x), x)
+                jax.block_until_ready((y, pullback(dy)))
+                jax.block_until_ready(tx.ops.correlate(x, dy, w.trits, group_size=group))
         jax.block_until_ready(step([w], [dyadic(random, tokens, in_dim)], [dyadic(random, tokens, out)]))
         unpacked = tx.ops.unpack(w.trits, in_dim=in_dim, group_size=group)
         jax.block_until_ready((tx.ops.pack(unpacked, group_size=group), tx.ops.correlate_dense(w.dequantize(), w.trits, group_size=group)))
@@ -130,4 +212,4 @@ def small(platform: str) -> int:
 
 if __name__ == "__main__":
     platform = jax.default_backend()
-    sys.exit({"state": state, "graph": graph, "many": many, "small": small}[sys.argv[1]](platform))
+    sys.exit({"state": state, "loss": loss, "graph": graph, "many": many, "small": small}[sys.argv[1]](platform))
