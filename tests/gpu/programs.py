@@ -41,13 +41,20 @@ def step(layers: list[Any], inputs: list[Any], cotangents: list[Any]) -> list[An
     return learned
 
 
+def started(device: jax.Device, *widths: int) -> list[Any]:
+    """New layers on a device, made on the CPU: a random number near a threshold may round to another trit elsewhere."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        keys = jax.random.split(jax.random.key(0), len(widths) - 1)
+        layers = [tx.init(key, a, b) for key, a, b in zip(keys, widths[:-1], widths[1:], strict=True)]
+    return jax.device_put(layers, device)
+
+
 def trained(platform: str, dtype: Any, steps: int, widths: tuple[int, ...] = WIDTHS) -> tuple[list[Any], str]:
     """The layers, on the host, after some steps of a donated program on one platform, each on data of its own, and the program's HLO."""
     random = np.random.default_rng(1)
     device = jax.devices(platform)[0]
+    layers = started(device, *widths)
     with jax.default_device(device):
-        keys = jax.random.split(jax.random.key(0), len(widths) - 1)
-        layers = [tx.init(key, a, b) for key, a, b in zip(keys, widths[:-1], widths[1:], strict=True)]
         run = None
         for _ in range(steps):
             inputs = [jnp.asarray(dyadic(random, TOKENS, width), dtype) for width in widths[:-1]]
@@ -75,13 +82,12 @@ def state(platform: str) -> int:
 
 
 def curve(platform: str, dtype: Any, steps: int = 60) -> np.ndarray:
-    """Losses of two ternary layers and a norm, which learn to name one of 16 classes, each step from the state that the last one left."""
+    """Losses of two ternary layers, which learn to name one of 16 classes, each step from the state that the last one left."""
     random = np.random.default_rng(5)
     centres = random.normal(size=(16, 96))
     device = jax.devices(platform)[0]
+    layers = started(device, 96, 256, 16)
     with jax.default_device(device):
-        keys = jax.random.split(jax.random.key(2), 2)
-        layers = [tx.init(keys[0], 96, 256), tx.init(keys[1], 256, 16)]
 
         def loss(layers: list[Any], x: Any, labels: Any) -> Any:
             logits = tx.linear(layers[1], jax.nn.relu(tx.linear(layers[0], x))).astype(jnp.float32)

@@ -67,12 +67,17 @@ def each_run(ran: list[Event], runs: int) -> list[float]:
     return [sum(event.duration for event in ran[first : first + length]) * 1e-9 for first in range(0, len(ran), length)]
 
 
-def profile(call: Call, runs: int) -> ProfileData:
-    """The profile of ``runs`` runs, one after the other."""
+def only_the_device() -> jax.profiler.ProfileOptions:
+    """Nothing of what the host does is traced."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = options.host_tracer_level = 0
+    return options
+
+
+def profile(call: Call, runs: int, options: jax.profiler.ProfileOptions | None = None) -> ProfileData:
+    """The profile of ``runs`` runs, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, profiler_options=options):
+        with jax.profiler.trace(folder, profiler_options=options or only_the_device()):
             for _ in range(runs):
                 jax.block_until_ready(call())
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")

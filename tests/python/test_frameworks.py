@@ -2,18 +2,16 @@
 
 import dataclasses
 
-import equinox as eqx
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import nnx
-from flax.training.train_state import TrainState
 
 import oracle
 import ternax as tx
+
+# Not every machine has them: one with a GPU may reach no registry.
+optax = pytest.importorskip("optax")
 
 OUT, IN = 8, 64
 
@@ -90,6 +88,8 @@ def test_norms_of_gradient_trees_work(x, dy, random):
 
 
 def test_equinox_vmaps_the_model_and_scores_the_whole_batch(x, dy, random):
+    eqx = pytest.importorskip("equinox")
+
     class Model(eqx.Module):
         layer: tx.TernaryWeight
         scale: jax.Array
@@ -113,6 +113,9 @@ def test_equinox_vmaps_the_model_and_scores_the_whole_batch(x, dy, random):
 
 
 def test_flax_linen_holds_a_weight_as_one_parameter(x, dy):
+    nn = pytest.importorskip("flax.linen")
+    TrainState = pytest.importorskip("flax.training.train_state").TrainState
+
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -131,6 +134,8 @@ def test_flax_linen_holds_a_weight_as_one_parameter(x, dy):
 
 
 def test_flax_nnx_trains_a_weight_next_to_dense_parameters(x, dy):
+    nnx = pytest.importorskip("flax.nnx")
+
     class Ternary(nnx.Variable):
         """A whole TernaryWeight."""
 
