@@ -37,8 +37,15 @@ WITHOUT = {
     "backend, compat, library, cli, readme, cuda, gpu_check": "hold without a GPU and run in `make test`",
 }
 
+# What everything else needs: a device, and calls that do not fall back to plain jax.numpy there.
+START = """
+import sys, jax, ternax
+from ternax import _cuda
+print(f"jax {jax.__version__}, {ternax.__file__}, {jax.devices(sys.argv[1])}")
+sys.exit(_cuda.problem() or 0)
+"""
 # Graphs of one operation on, and the dump that shows what is in them.
-GRAPHS = "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL --xla_dump_to="
+GRAPHS = "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL --xla_dump_hlo_module_re=jit_step --xla_dump_to="
 # One allocation for each buffer, or an overrun lands in a neighbour; nothing of XLA's that tries kernels out or records them.
 SANITIZED = {
     "XLA_PYTHON_CLIENT_ALLOCATOR": "platform",
@@ -83,7 +90,7 @@ def checks(folder: pathlib.Path, platform: str) -> list[Step]:
         Step("CUDA graph, replayed", program("graph"), {"XLA_FLAGS": f"{GRAPHS}{folder / 'dump'}"}),
         Step("training with a loss as on the CPU", program("loss")),
         Step("many tokens against exact sums", program("many")),
-        Step("instructions against the emulation", [python, str(HERE / "units.py")], {}, "" if gpu else "needs a GPU"),
+        Step("instructions against the emulation", [python, str(HERE / "units.py"), *([] if gpu else ["--compile-only", "sm_90a"])]),
     ]
 
 
@@ -157,7 +164,7 @@ def main() -> int:
     environment = {"JAX_PLATFORMS": "cpu" if cpu else f"{arguments.platform},cpu"}
     print(f"{card()}; at most {arguments.deadline:.0f} s, of which the measurements keep {CHOICE + BENCHMARK}", flush=True)
 
-    first = Step("devices", [sys.executable, "-c", "import jax, ternax; print(jax.__version__, jax.devices(), ternax.__file__)"])
+    first = Step("devices", [sys.executable, "-c", START, arguments.platform])
     table = [run(first, folder / "devices.log", environment, 60)]
     if table[0]["outcome"] != "passed":
         print(f"{(folder / 'devices.log').read_text()}\nevery other step NOT RUN: jax or ternax does not start")

@@ -70,11 +70,13 @@ def test_a_profile_that_jax_writes_here_is_read():
 
 
 def test_a_card_s_time_is_that_of_its_kernels():
-    row = functools.partial(bench.row, "forward", count=4)
-    slow, fast = timing.Timing(9e-3, 8e-6, ("a",)), timing.Timing(1e-3, 2e-6, ("b",))
+    row = functools.partial(bench.row, "forward", count=4, aim=9.0)
+    slow, fast = timing.Timing(9e-3, 8e-6, ("a",)), timing.Timing(1e-3, 2e-6, ("ternax_kernel", "b"))
     assert row({"ternax": fast, "dense": slow}, must=3.0)["ratio"] == pytest.approx(4)
     assert row({"ternax": fast, "dense": slow}, must=3.0)["dense"]["kernels"] == pytest.approx(2e-6)
     assert row({"ternax": timing.Timing(1e-3, None, ()), "dense": timing.Timing(2e-3, None, ())}, must=1.0)["ratio"] == pytest.approx(2)
+    with pytest.raises(RuntimeError, match="no kernel of ternax ran, but a"):
+        row({"ternax": slow, "dense": slow}, must=1.0)
 
 
 # As XLA writes them: the thunks of a command buffer are indented on the lines after it.
