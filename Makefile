@@ -116,7 +116,7 @@ else
 	TERNAX_LIBRARY=$(abspath target/release/libternax.so) PYTHONPATH=$(abspath python) $(PYTHON) tests/gpu/check.py
 endif
 
-# Takes over the choice of implementations that the last gpu-check measured; the benchmark then has to be repeated.
+# Takes over the choice of implementations that the last gpu-check measured, and that its benchmark used.
 gpu-choice:
 	cp out/gpu-check/cuda_choice.json python/ternax/cuda_choice.json
 

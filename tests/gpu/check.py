@@ -45,7 +45,10 @@ print(f"jax {jax.__version__}, {ternax.__file__}, {jax.devices(sys.argv[1])}")
 sys.exit(_cuda.problem() or 0)
 """
 # Graphs of one operation on, and the dump that shows what is in them.
-GRAPHS = "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL --xla_dump_hlo_module_re=jit_step --xla_dump_to="
+GRAPHS = (
+    "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL"
+    " --xla_dump_hlo_module_re=jit_step --xla_dump_to="
+)
 # One allocation for each buffer, or an overrun lands in a neighbour; nothing of XLA's that tries kernels out or records them.
 SANITIZED = {
     "XLA_PYTHON_CLIENT_ALLOCATOR": "platform",
@@ -161,6 +164,8 @@ def main() -> int:
     folder = arguments.out.resolve()
     shutil.rmtree(folder / "dump", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("cuda_choice.json", "bench.json", "benchmark.log", "check.json"):
+        (folder / name).unlink(missing_ok=True)
     environment = {"JAX_PLATFORMS": "cpu" if cpu else f"{arguments.platform},cpu"}
     print(f"{card()}; at most {arguments.deadline:.0f} s, of which the measurements keep {CHOICE + BENCHMARK}", flush=True)
 
@@ -191,7 +196,9 @@ def main() -> int:
     width = max(len(str(line["step"])) for line in table)
     print()
     for line in table:
-        print(f"{line['step']:{width}}  {line['seconds']:6.1f} s  {line['outcome']}  [{str(line.get('last', ''))[:90]}]")
+        last = str(line.get("last", ""))
+        shown = f"  [{last[:90]}]" if last and last not in str(line["outcome"]) else ""
+        print(f"{line['step']:{width}}  {line['seconds']:6.1f} s  {line['outcome']}{shown}")
     failed = sum(str(line["outcome"]).startswith("FAILED") for line in table)
     print(f"\n{total:.0f} s of {arguments.deadline:.0f}; {failed} of {len(table)} steps failed; logs in {arguments.out}")
     return int(failed > 0)

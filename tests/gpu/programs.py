@@ -119,7 +119,8 @@ def loss(platform: str) -> int:
         else:
             there = curve("cpu", dtype)
         apart, fallen = float(np.abs(here - there).max() / there[0]), float(here[-5:].mean() / here[0])
-        good = apart < 0.02 and fallen < 0.9
+        # Another dtype moves this curve by 0.05 %; a quarter of the rows without scores by 3.7 %.
+        good = apart < 0.01 and fallen < 0.9
         failed += not good
         ends = f"from {here[0]:.4f} to {here[-1]:.4f}, on the CPU to {there[-1]:.4f}"
         print(f"{dtype.__name__}: {ends}; at most {apart:.2%} of the first loss apart: {'alike' if good else 'NOT ALIKE'}")
