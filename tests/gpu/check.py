@@ -172,7 +172,7 @@ def main() -> int:
     first = Step("devices", [sys.executable, "-c", START, arguments.platform])
     table = [run(first, folder / "devices.log", environment, 60)]
     if table[0]["outcome"] != "passed":
-        print(f"{(folder / 'devices.log').read_text()}\nevery other step NOT RUN: jax or ternax does not start")
+        print(f"{(folder / 'devices.log').read_text()}\nevery other step NOT RUN: jax has no such device, or ternax cannot run on it")
         return 1
 
     def check(step: Step) -> dict[str, object]:

@@ -61,7 +61,7 @@ def trained(platform: str, dtype: Any, steps: int, widths: tuple[int, ...] = WID
             cotangents = [jnp.asarray(dyadic(random, TOKENS, width), dtype) for width in widths[1:]]
             run = run or jax.jit(step, donate_argnums=0).lower(layers, inputs, cotangents).compile()
             layers = run(layers, inputs, cotangents)
-        return jax.device_get(layers), run.as_text() if run else ""
+        return jax.device_get(layers), (run.as_text() if run else None) or ""
 
 
 def same(one: list[Any], other: list[Any]) -> bool:
