@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
 use ternax::cuda::compile::{Compiled, compile, compile_source};
-use ternax::cuda::kernel::{FIXED_GROUPS, HOPPER, Kernel};
+use ternax::cuda::kernel::Kernel;
 use ternax::cuda::library;
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
@@ -74,18 +74,10 @@ fn limits() -> BTreeMap<(String, String), u32> {
         .collect()
 }
 
-/// Every kernel on every architecture, and each other length of groups on one: there Hopper's decoders of each type and direction once, with
-/// tensor maps and without in turn.
+/// Every kernel on every architecture that has its instructions.
 fn kernels() -> Vec<(Kernel, &'static str)> {
     let all = Kernel::all().into_iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel.clone(), architecture)));
-    let (hopper, others): (Vec<_>, Vec<_>) = Kernel::of_lengths().into_iter().partition(Kernel::is_of_hopper);
-    let forward = |kernel: &Kernel| kernel.class.contains(", true, ");
-    let with_maps = |length: usize, kernel: &Kernel| kernel.takes_tensor_maps() == (forward(kernel) == length.is_multiple_of(2));
-    let a_length = hopper.len() / (FIXED_GROUPS.len() - 1);
-    let once = hopper.chunks(a_length).enumerate();
-    let once = once.flat_map(|(length, kernels)| kernels.iter().filter(move |kernel| with_maps(length, kernel)).cloned());
-    let on_one = once.chain(others).map(|kernel| (kernel, HOPPER));
-    all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).chain(on_one).collect()
+    all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).collect()
 }
 
 /// The report of each task.

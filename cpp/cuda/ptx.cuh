@@ -216,6 +216,10 @@ template <typename T>
 uint32_t SharedAddress(Shared<T> pointer) {
   return pointer.at;
 }
+// Stores where `wanted` is not 0, without a branch, into which the compiler would move what makes the value.
+inline void StoreWhere(uint32_t wanted, Shared<uint16_t> to, uint16_t value) {
+  if (wanted) to[0] = value;
+}
 #else
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 template <typename T>
@@ -227,6 +231,16 @@ DEVICE Shared<T> SharedAt(uint32_t byte) {
 template <typename T>
 DEVICE uint32_t SharedAddress(T* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
+}
+DEVICE void StoreWhere(uint32_t wanted, Shared<uint16_t> to, uint16_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %0, 0;\n"
+      "@wanted st.shared.u16 [%1], %2;\n"
+      "}" ::"r"(wanted),
+      "r"(SharedAddress(to)), "h"(value)
+      : "memory");
 }
 #endif
 

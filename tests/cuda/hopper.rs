@@ -3,7 +3,7 @@
 use cudarc::driver::sys::CUtensorMapSwizzle;
 use half::{bf16, f16};
 use ternax::cuda::call::Launch;
-use ternax::cuda::kernel::FIXED_GROUPS;
+use ternax::cuda::kernel::HOPPER_GROUPS;
 use ternax::cuda::plan::Plan;
 use ternax::cuda::tensor_map::TensorMap;
 
@@ -117,7 +117,7 @@ fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
 /// Rows that end at every place of a group and of a line, in every length of groups that has a decoder of its own.
 #[test]
 fn rows_of_every_length_in_every_length_of_groups_are_right() {
-    for group_size in FIXED_GROUPS {
+    for group_size in HOPPER_GROUPS {
         for (index, more) in [0, 8, 33, 64, 95, 290].into_iter().enumerate() {
             let shape = sized([5, group_size + more, 11, group_size]);
             let exact = problem::<bf16>(shape, Values::Dyadic);
