@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "emulation/memory.h"
+#include "emulation/tensor_core.h"
 #define __device__
 #define __forceinline__ inline
 #define __restrict__
@@ -335,23 +336,6 @@ void LoadMatrices(uint32_t (&r)[4], Shared<uint8_t> row) {
   memcpy(r, fragment.r, 16);
 }
 namespace emulation {
-// c plus `count` exact products, each aligned to the largest term and cut to 24 bits.
-inline float TruncatingSum(const float* a, const float* b, int b_stride, int count, float c) {
-  double terms[17], largest = std::fabs(double(c)), plain = c;
-  terms[count] = c;
-  for (int k = 0; k < count; k++) {
-    terms[k] = double(a[k]) * double(b[k * b_stride]);
-    plain += terms[k];
-    largest = std::fmax(largest, std::fabs(terms[k]));
-  }
-  if (!(std::fabs(plain) < HUGE_VAL) || largest == 0) return float(plain);
-  int exponent = std::ilogb(largest);
-  double unit = std::ldexp(1.0, exponent - 23), inverse = std::ldexp(1.0, 23 - exponent), sum = 0;
-  for (int k = 0; k <= count; k++) sum += double(int64_t(terms[k] * inverse));
-  sum *= unit;
-  float result = float(sum);
-  return std::fabs(double(result)) > std::fabs(sum) ? std::nextafterf(result, 0.0f) : result;
-}
 template <int kK, float (*From)(uint16_t)>
 void Multiply(const char* name, float (&d)[4], const uint32_t* a, const uint32_t* b) {
   struct In {
@@ -376,16 +360,12 @@ void Multiply(const char* name, float (&d)[4], const uint32_t* a, const uint32_t
         for (int r = 0; r < kK / 8; r++) right[2 * t + 8 * r + h][quad] = From(uint16_t(in[lane]->b[r] >> (16 * h)));
       }
     }
-    bool nearest = block->options.rounding == Rounding::kNearest;
     for (int row = 0; row < 16; row++) {
-      double sums[8];
+      float sums[8];
       for (int n = 0; n < 8; n++) sums[n] = in[row % 8 * 4 + n / 2]->c[row / 8 * 2 + n % 2];
-      for (int k = 0; nearest && k < kK; k++) {
-        for (int n = 0; n < 8; n++) sums[n] += double(left[row][k]) * double(right[k][n]);
-      }
+      AddProducts<kK>(sums, left[row], right[0], 8, block->options.rounding);
       for (int n = 0; n < 8; n++) {
-        out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] =
-            nearest ? float(sums[n]) : TruncatingSum(left[row], &right[0][n], 8, kK, float(sums[n]));
+        out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] = sums[n];
       }
     }
   });

@@ -74,6 +74,8 @@ fn compile(source: &Path, object: &Path, sources: &Path) -> Child {
             "-DTERNAX_EMULATION",
             "-c",
         ])
+        // It runs where it is compiled; wide vectors make the tensor cores several times faster.
+        .args(if cfg!(target_arch = "x86_64") { &["-march=native"][..] } else { &[] })
         .arg(format!("-I{}", sources.display()))
         .arg(format!("-I{}", repository().join("tests/cuda").display()))
         .arg(source)
@@ -124,7 +126,7 @@ impl Machine {
         fs::create_dir_all(&folder).expect("a folder for the emulated kernels");
         let mut hash = DefaultHasher::new();
         (sources, HEADERS, compiler()).hash(&mut hash);
-        for file in ["bulk.h", "entry.h", "fibers.h", "hopper.h", "machine.h", "memory.h"] {
+        for file in ["bulk.h", "entry.h", "fibers.h", "hopper.h", "machine.h", "memory.h", "tensor_core.h"] {
             fs::read(repository().join("tests/cuda/emulation").join(file)).expect("the emulation").hash(&mut hash);
         }
         let stem = format!("{name}-{:016x}", hash.finish());
