@@ -10,6 +10,9 @@ enum { kMemory = 2, kNoBinary = 209 };
 static void* const kContext = (void*)0x1000;
 static int depth = 0;
 
+// In the order of what the library itself prints.
+__attribute__((constructor)) static void Start(void) { setvbuf(stdout, NULL, _IONBF, 0); }
+
 static int Fails(const char* how) {
   const char* wanted = getenv("FAKE_DRIVER");
   return wanted && !strcmp(wanted, how);
