@@ -9,32 +9,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
 use ternax::cuda::compile::{Compiled, compile, compile_source};
-use ternax::cuda::kernel::{FIXED_GROUPS, HOPPER, Kernel};
-use ternax::cuda::library;
+use ternax::cuda::kernel::Kernel;
+
+#[path = "cuda/compiler.rs"]
+mod compiler;
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
 /// Registers by which another version of the compiler may differ.
 const SLACK: u32 = 16;
-/// The folder of NVIDIA's packages of an interpreter.
-const FIND: &str = "import importlib.util as u; s = u.find_spec('nvidia'); print(*(s.submodule_search_locations if s else ()), sep='\\n')";
-
-/// Lets NVRTC be found where the interpreter of the build keeps it.
-fn find_compiler() {
-    let named = ["PYO3_PYTHON", "PYTHON"].iter().filter_map(|variable| env::var(variable).ok());
-    for python in named.chain(["python3".into(), "python".into()]) {
-        if let Ok(output) = Command::new(&python).args(["-c", FIND]).output() {
-            library::search_in(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from));
-        }
-    }
-    library::nvrtc().expect("NVRTC, from `pip install nvidia-cuda-nvrtc` for the interpreter that PYTHON names");
-}
-
 /// What ptxas reports of one kernel.
 #[derive(Debug, PartialEq)]
 struct Resources {
@@ -74,18 +61,10 @@ fn limits() -> BTreeMap<(String, String), u32> {
         .collect()
 }
 
-/// Every kernel on every architecture, and each other length of groups on one: there Hopper's decoders of each type and direction once, with
-/// tensor maps and without in turn.
+/// Every kernel on every architecture that has its instructions.
 fn kernels() -> Vec<(Kernel, &'static str)> {
     let all = Kernel::all().into_iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel.clone(), architecture)));
-    let (hopper, others): (Vec<_>, Vec<_>) = Kernel::of_lengths().into_iter().partition(Kernel::is_of_hopper);
-    let forward = |kernel: &Kernel| kernel.class.contains(", true, ");
-    let with_maps = |length: usize, kernel: &Kernel| kernel.takes_tensor_maps() == (forward(kernel) == length.is_multiple_of(2));
-    let a_length = hopper.len() / (FIXED_GROUPS.len() - 1);
-    let once = hopper.chunks(a_length).enumerate();
-    let once = once.flat_map(|(length, kernels)| kernels.iter().filter(move |kernel| with_maps(length, kernel)).cloned());
-    let on_one = once.chain(others).map(|kernel| (kernel, HOPPER));
-    all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).chain(on_one).collect()
+    all.filter(|(kernel, architecture)| kernel.runs_on(architecture)).collect()
 }
 
 /// The report of each task.
@@ -111,7 +90,7 @@ fn reports(tasks: &[(Kernel, &str)]) -> BTreeMap<(String, String), Resources> {
 
 #[test]
 fn every_specialisation_compiles_within_its_limits_and_spills_nothing() {
-    find_compiler();
+    compiler::find();
     let reports = reports(&kernels());
     if let Some(how) = env::var_os("TERNAX_WRITE_LIMITS") {
         let known = if how == "raise" { limits() } else { BTreeMap::new() };
@@ -137,7 +116,7 @@ fn every_specialisation_compiles_within_its_limits_and_spills_nothing() {
 
 #[test]
 fn a_source_that_does_not_compile_is_an_error_with_the_compiler_s_first_complaint() {
-    find_compiler();
+    compiler::find();
     let error = compile_source("extern \"C\" __global__ void k() { undefined_name(); }", "sm_80").expect_err("no such name").to_string();
     assert!(error.contains("compile for sm_80") && error.contains("undefined_name"), "{error}");
     let error = compile(&Kernel::pack(), "sm_1").expect_err("no such architecture").to_string();

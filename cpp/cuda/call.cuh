@@ -34,6 +34,13 @@ constexpr DEVICE int Min(int a, int b) { return a < b ? a : b; }
 constexpr DEVICE int Max(int a, int b) { return a > b ? a : b; }
 constexpr DEVICE uint32_t Max(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+// Divides by a number up to 2^10 that is known at run time alone what is below 16 times that number.
+struct Divisor {
+  uint32_t inverse;  // rounded up, above 2^24
+  DEVICE explicit Divisor(int by) : inverse((1u << 24) / uint32_t(by) + 1) {}
+  DEVICE int Of(int number) const { return int(uint32_t(number) * inverse >> 24); }
+};
+
 // How rows are cut: groups of kGroup inputs, or of a number known only at run time where kGroup is 0.
 template <int kGroup>
 struct Layout {

@@ -13,22 +13,22 @@
 #include "call.cuh"
 #include "numbers.cuh"
 
-template <typename X, typename S, int kGroup, int kTokens>
+// kGroup: the length of a group, or 0 where it is known only at run time. kWindows: those of a unit.
+template <typename X, typename S, int kGroup, int kWindows, int kTokens>
 struct MatmulFew {
   static constexpr int kWarps = 4, kRows = 16 * kWarps, kThreads = 32 * kWarps, kStages = 3;
   static constexpr int kUnitBytes = 32;  // of groups larger than that
   static constexpr int kLimbs = Operand<X>::kLimbs, kColumns = kLimbs * kTokens, kTiles = CeilDivide(kColumns, 8);
   static constexpr bool kHalf = Operand<X>::kHalf;
 
-  // Sizes, all from the bytes of a group; the same formulas in src/cuda/plan.rs.
+  // Sizes, all from the bytes of a group; the same formulas in src/cuda/few.rs.
   struct Sizes {
-    int units_per_group, windows, stage_units, segment, pitch, scale_words, stage;
+    int units_per_group, stage_units, segment, pitch, scale_words, stage;
     DEVICE Sizes(int group, int group_bytes) {
       const int unit_bytes = Min(group_bytes, kUnitBytes);
-      units_per_group = CeilDivide(group_bytes, kUnitBytes);
-      windows = CeilDivide(unit_bytes, 8);
+      units_per_group = 8 * kWindows < kUnitBytes ? 1 : CeilDivide(group_bytes, kUnitBytes);
       stage_units = Max(1, Min(32, 640 / Min(group, 5 * kUnitBytes)));
-      segment = CeilDivide((stage_units - 1) * unit_bytes + 8 * windows + 15, 16) * 16;  // of a row, in one stage
+      segment = CeilDivide((stage_units - 1) * unit_bytes + 8 * kWindows + 15, 16) * 16;  // of a row, in one stage
       pitch = segment % 32 ? segment : segment + 16;  // an odd number of 16-byte units: 8 rows lie in 8 groups of banks
       scale_words = kSame<S, float> ? stage_units : stage_units / 2 + 1;
       stage = 16 * pitch + 64 * scale_words;  // bytes of trits, then scales, of one warp
@@ -57,6 +57,7 @@ struct MatmulFew {
     const auto unit_byte = [&](int unit) {  // of a row, where a unit starts
       return unit / sizes.units_per_group * layout.GroupBytes() + unit % sizes.units_per_group * kUnitBytes;
     };
+    const Divisor by_chunks(sizes.segment / 16), by_words(sizes.scale_words);
     // An aligned address for copies of nothing.
     const void* nothing = reinterpret_cast<const void*>(int64_t(trits) & ~15ll);
     const auto load = [&](int s) {
@@ -65,7 +66,7 @@ struct MatmulFew {
       const int64_t trits_end = int64_t(trits + out * row_bytes), scale_end = int64_t(scale + int64_t(out) * groups);
       const int chunks = sizes.segment / 16;
       for (int i = lane; i < 16 * chunks; i += 32) {
-        const int r = i / chunks, c = i % chunks;
+        const int r = by_chunks.Of(i), c = i - r * chunks;
         const int64_t from = (int64_t(trits + (row0 + r) * row_bytes + unit_byte(unit)) & ~15ll) + 16 * c;
         const int64_t left = row0 + r < out ? trits_end - from : 0;
         const void* source = left > 0 ? reinterpret_cast<const void*>(from) : nothing;
@@ -75,7 +76,7 @@ struct MatmulFew {
                                   : 16);
       }
       for (int i = lane; i < 16 * sizes.scale_words; i += 32) {
-        const int r = i / sizes.scale_words, w = i % sizes.scale_words;
+        const int r = by_words.Of(i), w = i - r * sizes.scale_words;
         const S* start = scale + int64_t(row0 + r) * groups + unit / sizes.units_per_group;
         const int64_t from = (int64_t(start) & ~3ll) + 4 * w;
         const int64_t left = row0 + r < out ? scale_end - from : 0;
@@ -94,7 +95,7 @@ struct MatmulFew {
 
     // Activations in the order of fragments, while the first bytes are on their way: word [unit, window, digit, t,
     // column].
-    const int words = sizes.windows * 20;
+    const int words = kWindows * 20;
     for (int i = int(threadIdx.x); i < units * words * kTokens; i += kThreads) {
       const int token = i % kTokens, slot = i / kTokens, lane_t = slot % 4, digit = 4 - slot / 4 % 5;
       const int unit = first_unit + slot / words, window = slot % words / 20;
@@ -139,12 +140,13 @@ struct MatmulFew {
             SharedAt<S>(from + uint32_t(16 * sizes.pitch + 4 * r * sizes.scale_words) + (uint32_t(int64_t(start)) & 3));
       }
       const Shared<uint32_t> operand = xs + ((unit0 - first_unit) * words * kColumns + t * kColumns + quad);
+      // Of a unit: where it starts, its place in its group, and the group.
+      int offset = 0, piece = unit0 % sizes.units_per_group, group = 0;
 #pragma unroll 2
       for (int j = 0; j < here; j++) {
         float d[kTiles][4] = {};
-        const int offset = unit_byte(unit0 + j) - byte0;
 #pragma unroll
-        for (int w = 0; w < sizes.windows; w++) {
+        for (int w = 0; w < kWindows; w++) {
           uint32_t a[5][2];
 #pragma unroll
           for (int h = 0; h < 2; h++) Digits(a, h, rows[h] + (offset + 8 * w));
@@ -154,19 +156,24 @@ struct MatmulFew {
             const bool used = kColumns % 8 == 0 || 8 * tile + quad < kColumns;
 #pragma unroll
             for (int p = 0; p < 5; p++) {
-              b[p] = used ? uint32_t(operand[((j * sizes.windows + w) * 5 + p) * 4 * kColumns + 8 * tile]) : 0u;
+              b[p] = used ? uint32_t(operand[((j * kWindows + w) * 5 + p) * 4 * kColumns + 8 * tile]) : 0u;
             }
             Multiply<kHalf, 4, 2>(d[tile], {a[0][0], a[0][1], a[1][0], a[1][1]}, {b[0], b[1]});
             Multiply<kHalf, 4, 2>(d[tile], {a[2][0], a[2][1], a[3][0], a[3][1]}, {b[2], b[3]});
             Multiply<kHalf, 2, 1>(d[tile], {a[4][0], a[4][1]}, {b[4]});
           }
         }
-        const int group = (unit0 + j) / sizes.units_per_group - unit0 / sizes.units_per_group;
         const float s0 = ToFloat(S(scales[0][group])), s1 = ToFloat(S(scales[1][group]));
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
           for (int c = 0; c < 4; c++) sums[tile][c] = FusedMultiplyAdd(c < 2 ? s0 : s1, d[tile][c], sums[tile][c]);
+        }
+        offset += kUnitBytes;
+        if (++piece == sizes.units_per_group) {
+          offset += layout.GroupBytes() - piece * kUnitBytes;
+          piece = 0;
+          group++;
         }
       }
     }

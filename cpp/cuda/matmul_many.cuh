@@ -24,6 +24,17 @@ struct MatmulMany {
       const int pieces = CeilDivide(layout.Group(), kK);
       group = index / pieces;
       first = index % pieces * kK;
+      Measure(layout);
+    }
+    DEVICE void Next(const Layout<kGroup>& layout) {
+      first += kK;
+      if (first >= layout.Group()) {
+        first = 0;
+        group++;
+      }
+      Measure(layout);
+    }
+    DEVICE void Measure(const Layout<kGroup>& layout) {
       const int end = Min(layout.Group(), layout.in_dim - group * layout.Group());
       length = Max(0, Min(kK, end - first));
     }
@@ -88,20 +99,28 @@ struct MatmulMany {
     const auto window = [&](const Step& step) {
       return Window{token0, int64_t(step.group) * layout.Group() + step.first, call.tokens - token0, step.length};
     };
+    // The steps whose copies start next, and whose bytes are decoded next: where the length of a group is not known, it
+    // is not divided by in every step.
+    [[maybe_unused]] Step copied(layout, first);
+    Step decoded = copied;
+    const auto step = [&](int s, const Step& next) { return kGroup ? Step(layout, first + s) : next; };
     float sums[4][4][4] = {};
     Pipeline<kStages>(
         steps, kStage,
         [&](int s, uint32_t at) {
-          if constexpr (kAsync) loader.Fetch(window(Step(layout, first + s)), at);
+          if constexpr (kAsync) {
+            loader.Fetch(window(step(s, copied)), at);
+            copied.Next(layout);
+          }
         },
         [&](int s) {
-          const Step step(layout, first + s);
-          if constexpr (!kAsync) loader.Fetch(window(step), 0u);
-          decoder.Fetch(layout, step, out0);
+          if constexpr (!kAsync) loader.Fetch(window(step(s, decoded)), 0u);
+          decoder.Fetch(layout, step(s, decoded), out0);
         },
         [&](int s, uint32_t at) {
           loader.Land(at);
-          decoder.Land(Step(layout, first + s), at);
+          decoder.Land(step(s, decoded), at);
+          decoded.Next(layout);
         },
         [&](int, uint32_t at) {
           if constexpr (kFolded) {

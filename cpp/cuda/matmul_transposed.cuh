@@ -7,7 +7,8 @@
 #pragma once
 #include "tile.cuh"
 
-template <typename X, typename S, int kGroup, bool kAsync>
+// kBytes: the most bytes of a row of T that a tile meets.
+template <typename X, typename S, int kBytes, bool kAsync>
 struct MatmulTransposed {
   static constexpr int kThreads = kTileThreads;
   static constexpr bool kHalf = Operand<X>::kHalf;
@@ -18,67 +19,66 @@ struct MatmulTransposed {
   using Product = TileProduct<kHalf, kK, A, B>;
   static constexpr int kStage = A::kBytes + B::kBytes, kShared = kStages * kStage;
   static constexpr int kPerRow = kTileThreads / kK;  // threads that share a row of T
-  // Bytes of a row that a tile meets: at most two more than full ones for each group that it cuts.
-  static constexpr int kMost = !kGroup ? kTile
-                               : kTile % (kGroup ? kGroup : 1) == 0
-                                   ? kTile / (kGroup ? kGroup : 1) * CeilDivide(kGroup, 5)
-                                   : Min(kTile, kTile / 5 + 2 * (kTile / (kGroup ? kGroup : 1) + 2));
-  static constexpr int kHeld = CeilDivide(kMost, kPerRow);
+  static constexpr int kHeld = CeilDivide(kBytes, kPerRow);
 
-  // The columns of a tile among the groups and bytes of a row.
-  struct Columns {
-    int first, first_byte, bytes;
-    DEVICE Columns(const Layout<kGroup>& layout, int column0) : first(column0) {
-      const int last = Min(layout.in_dim, column0 + kTile) - 1;
-      const auto byte = [&](int input) {
-        return input / layout.Group() * layout.GroupBytes() + input % layout.Group() / 5;
-      };
-      first_byte = byte(column0);
-      bytes = byte(last) - first_byte + 1;
-    }
-  };
-
+  // Decodes what a tile has of rows of T: each thread the same bytes of one row after the other.
   struct Decoder {
     const uint8_t* trits;
     const S* scale;
     float factor;  // of every scale: a power of two
-    bool inside;
+    int64_t row_bytes, groups;
+    // Of each byte: the column of its first digit in the tile, plus 4; from bit 8 on which of its digits lie in the
+    // tile; from bit 16 on its group after the tile's first.
+    uint32_t places[kHeld];
     uint32_t held[kHeld];
     float weights[kHeld];
 
-    DEVICE void Fetch(const Layout<kGroup>& layout, const Columns& columns, int64_t row, int64_t rows) {
-      inside = row < rows;
-      if (!inside) return;
+    DEVICE Decoder(const Call& call, int64_t member, const Layout<0>& layout, int column0)
+        : trits(call.Operand<uint8_t>(1, member)),
+          scale(call.Operand<S>(2, member)),
+          factor(1),
+          row_bytes(layout.RowBytes()),
+          groups(layout.Groups()) {
+      const int first = column0 / layout.Group(), end = Min(layout.in_dim, column0 + kTile);
+      const int byte0 = first * layout.GroupBytes() + column0 % layout.Group() / 5 + int(threadIdx.x) % kPerRow;
+      trits += byte0;
+      scale += first;
 #pragma unroll
       for (int i = 0; i < kHeld; i++) {
-        const int byte = columns.first_byte + int(threadIdx.x) % kPerRow + i * kPerRow;
-        if (byte >= columns.first_byte + columns.bytes) continue;
-        held[i] = Load(trits + row * layout.RowBytes() + byte);
-        weights[i] = ToFloat(Load(scale + row * layout.Groups() + byte / layout.GroupBytes()));
+        const int byte = byte0 + i * kPerRow, group = byte / layout.GroupBytes();
+        const int start = group * layout.Group(), input = start + byte % layout.GroupBytes() * 5;
+        const int behind = Min(Min(end, start + layout.Group()) - input, 5), before = Min(Max(column0 - input, 0), 5);
+        const uint32_t digits = behind > 0 ? (1u << behind) - (1u << before) : 0;
+        places[i] = digits ? uint32_t(group - first) << 16 | digits << 8 | uint32_t(input - column0 + 4) : 0;
+      }
+    }
+    DEVICE void Fetch(int64_t row, int64_t rows) {
+#pragma unroll
+      for (int i = 0; i < kHeld; i++) {
+        held[i] = 0;
+        weights[i] = 0;
+        if (row >= rows || !places[i]) continue;
+        held[i] = Load(trits + row * row_bytes + i * kPerRow);
+        weights[i] = ToFloat(Load(scale + row * groups + (places[i] >> 16)));
         if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);
       }
     }
-    DEVICE void Land(const Layout<kGroup>& layout, const Columns& columns, uint32_t at) {
+    DEVICE void Land(uint32_t at) const {
       const int row = int(threadIdx.x) / kPerRow;
 #pragma unroll
       for (int i = 0; i < kHeld; i++) {
-        const int byte = columns.first_byte + int(threadIdx.x) % kPerRow + i * kPerRow;
-        if (byte >= columns.first_byte + columns.bytes) continue;
-        const int group = byte / layout.GroupBytes(), place0 = byte % layout.GroupBytes() * 5;
-        const int column0 = group * layout.Group() - columns.first;
-        const int end = Min(Min(layout.Group(), layout.in_dim - group * layout.Group()), kTile - column0);
-        Weights<kHalf> table(inside ? weights[i] : 0.0f);
+        const int column = int(places[i] & 255) - 4;
+        Weights<kHalf> table(weights[i]);
 #pragma unroll
         for (int limb = 0; limb < kLimbsB; limb++) {
-          uint32_t low, high, fraction = Fraction(inside ? held[i] : 0);
+          uint32_t low, high, fraction = Fraction(held[i]);
           table.TakeTable(low, high);
 #pragma unroll
           for (int digit = 4; digit >= 0; digit--) {
             const uint32_t w = fraction * 3;
-            const int place = place0 + digit;
             fraction = w & 255;
-            if (place < end && column0 + place >= 0)
-              B::Element(at + A::kBytes, limb, row, column0 + place)[0] = OfDigit(low, high, w >> 8);
+            StoreWhere(places[i] & 256u << digit, B::Element(at + A::kBytes, limb, row, column + digit),
+                       OfDigit(low, high, w >> 8));
           }
         }
       }
@@ -86,7 +86,7 @@ struct MatmulTransposed {
   };
 
   // The exponent that brings the largest finite scale of a block's rows and groups to 2^14.
-  static DEVICE int Exponent(const Layout<kGroup>& layout, const S* scale, int column0, int64_t row0, int rows) {
+  static DEVICE int Exponent(const Layout<0>& layout, const S* scale, int column0, int64_t row0, int rows) {
     const int first = column0 / layout.Group();
     const int groups = (Min(layout.in_dim, column0 + kTile) - 1) / layout.Group() - first + 1;
     uint32_t largest = 0;
@@ -106,19 +106,18 @@ struct MatmulTransposed {
 
   // grid (ceil(tokens / 128), ceil(in / 128), members * splits)
   static DEVICE void Run(const Call& call) {
-    const Layout<kGroup> layout(call);
+    const Layout<0> layout(call);
     const int64_t member = blockIdx.z / unsigned(call.splits);
     const int split = int(blockIdx.z % unsigned(call.splits));
     const int token0 = int(blockIdx.x) * kTile, input0 = int(blockIdx.y) * kTile;
     const int first = split * call.split_steps;
     const int steps = Min(call.split_steps, CeilDivide(call.out_dim, kK) - first);
-    const Columns columns(layout, input0);
     TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, {}};
-    Decoder decoder{call.Operand<uint8_t>(1, member), call.Operand<S>(2, member), 1.0f, false, {}, {}};
+    Decoder decoder(call, member, layout, input0);
     int exponent = 0;
     if constexpr (kHalf) {
       const int row0 = first * kK;
-      exponent = Exponent(layout, decoder.scale, input0, row0, Min(steps * kK, call.out_dim - row0));
+      exponent = Exponent(layout, call.Operand<S>(2, member), input0, row0, Min(steps * kK, call.out_dim - row0));
       decoder.factor = BitsFloat(uint32_t(127 + exponent) << 23);
     }
     const auto window = [&](int s) {
@@ -140,11 +139,11 @@ struct MatmulTransposed {
         },
         [&](int s) {
           if constexpr (!kAsync) loader.Fetch(window(s), 0u);
-          decoder.Fetch(layout, columns, int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
+          decoder.Fetch(int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
         },
         [&](int, uint32_t at) {
           loader.Land(at);
-          decoder.Land(layout, columns, at);
+          decoder.Land(at);
         },
         [&](int, uint32_t at) {
           if constexpr (Product::kPromoted) {

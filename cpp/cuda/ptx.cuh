@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "emulation/memory.h"
+#include "emulation/tensor_core.h"
 #define __device__
 #define __forceinline__ inline
 #define __restrict__
@@ -216,6 +217,10 @@ template <typename T>
 uint32_t SharedAddress(Shared<T> pointer) {
   return pointer.at;
 }
+// Stores where `wanted` is not 0, without a branch, into which the compiler would move what makes the value.
+inline void StoreWhere(uint32_t wanted, Shared<uint16_t> to, uint16_t value) {
+  if (wanted) to[0] = value;
+}
 #else
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 template <typename T>
@@ -227,6 +232,16 @@ DEVICE Shared<T> SharedAt(uint32_t byte) {
 template <typename T>
 DEVICE uint32_t SharedAddress(T* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
+}
+DEVICE void StoreWhere(uint32_t wanted, Shared<uint16_t> to, uint16_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %0, 0;\n"
+      "@wanted st.shared.u16 [%1], %2;\n"
+      "}" ::"r"(wanted),
+      "r"(SharedAddress(to)), "h"(value)
+      : "memory");
 }
 #endif
 
@@ -321,23 +336,6 @@ void LoadMatrices(uint32_t (&r)[4], Shared<uint8_t> row) {
   memcpy(r, fragment.r, 16);
 }
 namespace emulation {
-// c plus `count` exact products, each aligned to the largest term and cut to 24 bits.
-inline float TruncatingSum(const float* a, const float* b, int b_stride, int count, float c) {
-  double terms[17], largest = std::fabs(double(c)), plain = c;
-  terms[count] = c;
-  for (int k = 0; k < count; k++) {
-    terms[k] = double(a[k]) * double(b[k * b_stride]);
-    plain += terms[k];
-    largest = std::fmax(largest, std::fabs(terms[k]));
-  }
-  if (!(std::fabs(plain) < HUGE_VAL) || largest == 0) return float(plain);
-  int exponent = std::ilogb(largest);
-  double unit = std::ldexp(1.0, exponent - 23), inverse = std::ldexp(1.0, 23 - exponent), sum = 0;
-  for (int k = 0; k <= count; k++) sum += double(int64_t(terms[k] * inverse));
-  sum *= unit;
-  float result = float(sum);
-  return std::fabs(double(result)) > std::fabs(sum) ? std::nextafterf(result, 0.0f) : result;
-}
 template <int kK, float (*From)(uint16_t)>
 void Multiply(const char* name, float (&d)[4], const uint32_t* a, const uint32_t* b) {
   struct In {
@@ -362,16 +360,12 @@ void Multiply(const char* name, float (&d)[4], const uint32_t* a, const uint32_t
         for (int r = 0; r < kK / 8; r++) right[2 * t + 8 * r + h][quad] = From(uint16_t(in[lane]->b[r] >> (16 * h)));
       }
     }
-    bool nearest = block->options.rounding == Rounding::kNearest;
     for (int row = 0; row < 16; row++) {
-      double sums[8];
+      float sums[8];
       for (int n = 0; n < 8; n++) sums[n] = in[row % 8 * 4 + n / 2]->c[row / 8 * 2 + n % 2];
-      for (int k = 0; nearest && k < kK; k++) {
-        for (int n = 0; n < 8; n++) sums[n] += double(left[row][k]) * double(right[k][n]);
-      }
+      AddProducts<kK>(sums, left[row], right[0], 8, block->options.rounding);
       for (int n = 0; n < 8; n++) {
-        out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] =
-            nearest ? float(sums[n]) : TruncatingSum(left[row], &right[0][n], 8, kK, float(sums[n]));
+        out[row % 8 * 4 + n / 2]->d[row / 8 * 2 + n % 2] = sums[n];
       }
     }
   });

@@ -2,6 +2,14 @@
 
 use super::tensor::Dtype;
 
+/// Bytes of a unit of larger groups.
+const UNIT_BYTES: usize = 32;
+
+/// Windows of 8 bytes in a unit of groups of `group_bytes`.
+pub fn windows(group_bytes: usize) -> usize {
+    group_bytes.min(UNIT_BYTES).div_ceil(8)
+}
+
 /// How a row is walked, in units of a group or of 32 bytes of a larger one.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -18,9 +26,8 @@ pub struct Sizes {
 impl Sizes {
     /// Those of a length of groups and a type of scales.
     pub fn new(group: usize, group_bytes: usize, scale: Dtype) -> Self {
-        const UNIT_BYTES: usize = 32;
         let unit_bytes = group_bytes.min(UNIT_BYTES);
-        let windows = unit_bytes.div_ceil(8);
+        let windows = windows(group_bytes);
         let stage_units = (640 / group.min(5 * UNIT_BYTES)).clamp(1, 32);
         let segment = ((stage_units - 1) * unit_bytes + 8 * windows + 15).div_ceil(16) * 16;
         let pitch = if segment.is_multiple_of(32) { segment + 16 } else { segment };

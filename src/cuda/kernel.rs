@@ -1,7 +1,7 @@
 //! The CUDA sources, and the specialisations of kernels that calls ask for.
 
-use super::planes;
 use super::tensor::Dtype;
+use super::{few, planes};
 use Dtype::{Bfloat16, Float16, Float32};
 
 /// Every header of `cpp/cuda`, by the name that the others include it under.
@@ -24,9 +24,14 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("tile.cuh", include_str!("../../cpp/cuda/tile.cuh")),
 ];
 
-/// Group lengths that kernels are specialised on: powers of two, and those that pack without loss. All others run with a length known at
-/// run time, written 0.
-pub const FIXED_GROUPS: [usize; 9] = [8, 16, 32, 40, 64, 80, 128, 160, 256];
+/// The group length that products forward are specialised on; all others run with a length known at run time, written 0.
+const FIXED_GROUP: usize = 32;
+/// Those that Hopper's decoders are specialised on: powers of two, and lengths that pack without loss.
+pub const HOPPER_GROUPS: [usize; 9] = [8, 16, 32, 40, 64, 80, 128, 160, 256];
+/// Lengths that between them meet every specialisation: each number of windows and of steps, few and many bytes in a tile.
+const EVERY_KIND: [usize; 6] = [FIXED_GROUP, 12, 40, 80, 120, 160];
+/// Packed bytes of a row in a tile of 128 inputs: of most lengths, and of any.
+const TILE_BYTES: [usize; 2] = [32, 128];
 /// Types of the activations and scales of products.
 pub const PRODUCTS: [(Dtype, Dtype); 4] = [(Float32, Float32), (Float16, Float32), (Bfloat16, Float32), (Bfloat16, Bfloat16)];
 /// Those that Hopper's own kernels take.
@@ -35,6 +40,10 @@ const HOPPER_PRODUCTS: [Dtype; 2] = [Bfloat16, Float16];
 pub const HOPPER: &str = "sm_90a";
 /// Threads of their blocks: four warpgroups.
 const HOPPER_THREADS: u32 = 512;
+/// Columns, rows and inputs of a tile, as in `cpp/cuda/tile.cuh`.
+pub const TILE: usize = 128;
+/// Digits of a byte.
+const DIGITS: usize = 5;
 /// Most tokens of each variant of the kernel for few tokens.
 pub const FEW_TOKENS: [usize; 3] = [1, 8, 16];
 
@@ -63,10 +72,9 @@ impl Kernel {
         } else {
             ("const Call call", "call")
         };
-        format!(
-            "#include \"{header}\"\nextern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {}({parameters}) {{ {class}::Run({arguments}); }}\n",
-            Self::ENTRY
-        )
+        let bounds = format!("__launch_bounds__({threads}, {resident})");
+        let body = format!("{{ {class}::Run({arguments}); }}");
+        format!("#include \"{header}\"\nextern \"C\" __global__ void {bounds} {}({parameters}) {body}\n", Self::ENTRY)
     }
 
     /// Whether it runs on Hopper's warpgroups.
@@ -91,7 +99,8 @@ impl Kernel {
 
     /// `y = x (S T)^t` for at most `tokens` tokens.
     pub fn matmul_few(x: Dtype, scale: Dtype, group: usize, tokens: usize) -> Self {
-        let class = format!("MatmulFew<{}, {}, {}, {tokens}>", x.in_cuda(), scale.in_cuda(), fixed(group));
+        let windows = few::windows(group.div_ceil(DIGITS));
+        let class = format!("MatmulFew<{}, {}, {}, {windows}, {tokens}>", x.in_cuda(), scale.in_cuda(), fixed(group));
         Self { header: "matmul_few.cuh", class, threads: 128, resident: if tokens > 8 && x == Float32 { 3 } else { 4 } }
     }
 
@@ -110,13 +119,15 @@ impl Kernel {
 
     /// `dx = dy (S T)` in tiles.
     pub fn matmul_transposed(x: Dtype, scale: Dtype, group: usize, asynchronous: bool) -> Self {
-        let class = format!("MatmulTransposed<{}, {}, {}, {asynchronous}>", x.in_cuda(), scale.in_cuda(), fixed(group));
+        let bytes = TILE_BYTES.into_iter().find(|&bytes| tile_bytes(group) <= bytes).expect("a byte for each input at most");
+        let class = format!("MatmulTransposed<{}, {}, {bytes}, {asynchronous}>", x.in_cuda(), scale.in_cuda());
         Self { header: "matmul_transposed.cuh", class, threads: 256, resident: 1 }
     }
 
     /// Either product on Hopper's warpgroups, in bfloat16 with such scales or in float16.
     pub fn hopper_matmul(x: Dtype, forward: bool, group: usize) -> Self {
-        let class = format!("HopperMatmul<{}, {forward}, {}>", x.in_cuda(), fixed(group));
+        let group = if has_decoder(group) { group } else { 0 };
+        let class = format!("HopperMatmul<{}, {forward}, {group}>", x.in_cuda());
         Self { header: "hopper_matmul.cuh", class, threads: HOPPER_THREADS, resident: 1 }
     }
 
@@ -177,22 +188,20 @@ impl Kernel {
         Self::elementwise("pack.cuh", format!("{class}<{}, {}>", scale.in_cuda(), weights.in_cuda()))
     }
 
-    /// Every specialisation that a plan can ask for, for groups of 32 and of a length known at run time.
+    /// Every specialisation that a plan can ask for.
     pub fn all() -> Vec<Self> {
-        // A fixed length, and run-time lengths for both numbers of steps.
-        let groups = [32, 12, 24];
         let mut all = Vec::new();
-        for ((x, scale), group) in PRODUCTS.into_iter().flat_map(|types| groups.map(move |group| (types, group))) {
+        for ((x, scale), group) in PRODUCTS.into_iter().flat_map(|types| EVERY_KIND.map(move |group| (types, group))) {
             let planes = |tokens| group == planes::GROUP && tokens <= planes::MOST_TOKENS;
             all.extend(FEW_TOKENS.into_iter().filter(|&tokens| !planes(tokens)).map(|tokens| Self::matmul_few(x, scale, group, tokens)));
             all.extend((1..=planes::MOST_TOKENS).map(|tokens| Self::matmul_planes(x, scale, tokens)));
             all.extend([false, true].map(|asynchronous| Self::matmul_many(x, scale, group, asynchronous && copies(x))));
             all.extend([false, true].map(|asynchronous| Self::matmul_transposed(x, scale, group, asynchronous && copies(x))));
         }
-        for group in groups {
+        for group in HOPPER_GROUPS.into_iter().chain([12]) {
             all.extend(HOPPER_PRODUCTS.into_iter().flat_map(|x| [true, false].map(|forward| Self::hopper_matmul(x, forward, group))));
         }
-        all.extend([Float16, Bfloat16].map(Self::hopper_correlate));
+        all.extend(HOPPER_PRODUCTS.map(Self::hopper_correlate));
         let mapped: Vec<Self> = all.iter().filter(|kernel| kernel.is_of_hopper()).map(Self::with_tensor_maps).collect();
         all.extend(mapped);
         for x in [Float32, Float16, Bfloat16] {
@@ -209,22 +218,6 @@ impl Kernel {
         all.retain(|kernel| seen.insert(kernel.class.clone()));
         all
     }
-
-    /// The specialisations of products on one length of groups and one type of each operand; Hopper's on all of their types.
-    pub fn of_length(group: usize, (x, scale): (Dtype, Dtype)) -> Vec<Self> {
-        let mut found = FEW_TOKENS.map(|tokens| Self::matmul_few(x, scale, group, tokens)).to_vec();
-        found.extend([Self::matmul_many(x, scale, group, copies(x)), Self::matmul_transposed(x, scale, group, copies(x))]);
-        found.extend(HOPPER_PRODUCTS.into_iter().flat_map(|x| [true, false].map(|forward| Self::hopper_matmul(x, forward, group))));
-        let mapped: Vec<Self> = found.iter().filter(|kernel| kernel.is_of_hopper()).map(Self::with_tensor_maps).collect();
-        found.extend(mapped);
-        found
-    }
-
-    /// Each length that [`all`](Self::all) has not with one type of each operand: what the tests look at.
-    pub fn of_lengths() -> Vec<Self> {
-        let lengths = FIXED_GROUPS.into_iter().filter(|&group| group != 32);
-        lengths.zip(PRODUCTS.into_iter().cycle()).flat_map(|(group, types)| Self::of_length(group, types)).collect()
-    }
 }
 
 /// Whether values of this type are operands of the tensor cores as they lie in memory.
@@ -233,11 +226,48 @@ pub fn copies(x: Dtype) -> bool {
 }
 
 /// The template argument for groups of `group` inputs.
-pub fn fixed(group: usize) -> usize {
-    if FIXED_GROUPS.contains(&group) { group } else { 0 }
+fn fixed(group: usize) -> usize {
+    if group == FIXED_GROUP { group } else { 0 }
+}
+
+/// Whether Hopper's kernels decode groups of this length by words, and not one weight after the other.
+pub fn has_decoder(group: usize) -> bool {
+    HOPPER_GROUPS.contains(&group)
+}
+
+/// The most packed bytes of a row that a tile of [`TILE`] inputs meets, which begins at a multiple of that.
+fn tile_bytes(group: usize) -> usize {
+    let (mut common, mut rest) = (TILE, group);
+    while rest > 0 {
+        (common, rest) = (rest, common % rest);
+    }
+    // Where the tile begins furthest inside a group it meets the most borders, each with digits that are left empty.
+    let borders = (group - common + TILE - 1) / group;
+    let skipped = if common == group { 0 } else { DIGITS - 1 };
+    (skipped + TILE - 1 + borders * (group.div_ceil(DIGITS) * DIGITS - group)) / DIGITS + 1
 }
 
 /// Inputs of a group in one step of a tile's contraction: the larger number, where the smaller wastes no fewer.
 pub fn tile_steps(group: usize) -> usize {
     if (1..=16).contains(&(group % 32)) { 16 } else { 32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_tile_are_bounded_and_those_of_common_groups_exactly() {
+        for group in (1..=300).chain([1000, 4096, 99_991]) {
+            let byte = |input: usize| input / group * group.div_ceil(DIGITS) + input % group / DIGITS;
+            let met = |tile: usize| byte((tile + 1) * TILE - 1) - byte(tile * TILE) + 1;
+            let most = (0..group).map(met).max().expect("a tile");
+            let bound = tile_bytes(group);
+            assert!(most <= bound && bound <= TILE, "groups of {group}: {most}, bounded by {bound}");
+            assert!(bound - most <= 1, "groups of {group}: {most}, bounded by {bound}");
+        }
+        for group in HOPPER_GROUPS.into_iter().chain([24, 48, 96, 100, 1000]) {
+            assert!(tile_bytes(group) <= TILE_BYTES[0], "groups of {group}");
+        }
+    }
 }

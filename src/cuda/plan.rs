@@ -4,7 +4,7 @@
 use super::call::{Call, Launch};
 use super::elementwise::{accumulate, bytes, dequantize, scales};
 use super::ensemble::{Run, runs};
-use super::kernel::{FEW_TOKENS, HOPPER, Kernel, copies, fixed, tile_steps};
+use super::kernel::{FEW_TOKENS, HOPPER, Kernel, TILE, copies, has_decoder, tile_steps};
 use super::tensor::{Dtype, Tensor};
 use super::tensor_map::{Copied, mapped};
 use super::{few, hopper, planes};
@@ -12,8 +12,6 @@ use crate::error::{Error, Result};
 use crate::trits::GroupLayout;
 use Dtype::{Bfloat16, Float16, Float32, Uint8};
 
-/// Columns, rows and inputs of a tile, as in `cpp/cuda/tile.cuh`.
-const TILE: usize = 128;
 /// Rows of a block of the kernel for few tokens.
 const FEW_ROWS: usize = 64;
 /// Blocks that fill a large card twice.
@@ -358,7 +356,7 @@ impl<'a> Product<'a> {
         let blocks = if half { tiles.own_blocks() } else { tiles.shared_blocks(splits) };
         let shared = hopper::SHARED + if half { 4 * wide } else { 0 };
         let shape = Shape { kernel, grid: [blocks, 1], split_steps, splits, shared };
-        Some((shape, self.tokens >= hopper::FEWEST_TOKENS && fixed(self.group()) != 0))
+        Some((shape, self.tokens >= hopper::FEWEST_TOKENS && has_decoder(self.group())))
     }
 
     fn plan(&self, scratch: &[Tensor]) -> Result<Plan> {

@@ -104,8 +104,7 @@ pub fn grouped(group_size: usize) -> Attributes {
     Attributes { group_size: group_size as i64, ..Attributes::default() }
 }
 
-/// Calls `test` for every schedule and rounding; only for the first where the work is large.
-pub fn under_every_schedule(work: usize, mut test: impl FnMut(Options)) {
-    let count = if work > 4_000_000 { 1 } else { OPTIONS.len() };
-    OPTIONS[..count].iter().for_each(|&options| test(options));
+/// Calls `test` for every schedule and rounding.
+pub fn under_every_schedule(test: impl FnMut(Options)) {
+    OPTIONS.into_iter().for_each(test);
 }

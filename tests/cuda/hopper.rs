@@ -3,7 +3,7 @@
 use cudarc::driver::sys::CUtensorMapSwizzle;
 use half::{bf16, f16};
 use ternax::cuda::call::Launch;
-use ternax::cuda::kernel::FIXED_GROUPS;
+use ternax::cuda::kernel::HOPPER_GROUPS;
 use ternax::cuda::plan::Plan;
 use ternax::cuda::tensor_map::TensorMap;
 
@@ -20,12 +20,6 @@ const MORE: &[Shape] = &[
 
 fn sized([tokens, in_dim, out_dim, group_size]: [usize; 4]) -> Shape {
     Shape { tokens, in_dim, out_dim, group_size }
-}
-
-/// Products of a warpgroup that a shape costs on the emulated machine, as far as they are not with zeros.
-fn work(shape: Shape) -> usize {
-    let Shape { tokens, in_dim, out_dim, .. } = shape;
-    tokens * in_dim.next_multiple_of(64) * out_dim.next_multiple_of(64)
 }
 
 /// What a card launches with tensor maps, where the operands can have any, or without.
@@ -66,23 +60,16 @@ fn agrees<X: Number, Y: Number>(shapes: impl Iterator<Item = Shape>, forward: bo
         let wanted: Vec<Y> = sums(&exact).iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
         let bounds = sums(&rounded);
         let length = if forward { shape.in_dim } else { shape.out_dim };
-        let test = |options| {
+        under_every_schedule(|options| {
             let what = format!("{} to {}, forward {forward}, {shape:?}, {options:?}", X::NAME, Y::NAME);
             assert!(product::<X, Y>(&exact, forward, true, options) == wanted, "{what}: sums that float32 holds are exact");
             assert_close(&product::<X, Y>(&rounded, forward, false, options), &bounds, length, &what);
-        };
-        // Copies and barriers are those of bfloat16: in float16 one order of the threads does.
-        if X::DTYPE == bf16::DTYPE { under_every_schedule(work(shape), test) } else { test(OPTIONS[2]) }
+        });
     }
 }
 
-fn shapes() -> impl Iterator<Item = Shape> {
+pub fn shapes() -> impl Iterator<Item = Shape> {
     SHAPES.iter().chain(MORE).copied()
-}
-
-/// What float16 runs of them: several tiles in each direction and more stages than the ring has, but not all at once.
-fn light() -> impl Iterator<Item = Shape> {
-    shapes().filter(|&shape| work(shape) <= 4_000_000)
 }
 
 #[test]
@@ -97,12 +84,12 @@ fn bfloat16_gradients_on_warpgroups_are_rounded_once() {
 
 #[test]
 fn float16_products_on_warpgroups_are_rounded_once() {
-    agrees::<f16, f16>(light(), true);
+    agrees::<f16, f16>(shapes(), true);
 }
 
 #[test]
 fn float16_gradients_on_warpgroups_are_rounded_once() {
-    agrees::<f16, f16>(light(), false);
+    agrees::<f16, f16>(shapes(), false);
 }
 
 #[test]
@@ -114,23 +101,36 @@ fn products_on_warpgroups_with_float32_results_are_of_float32_grade() {
     }
 }
 
-/// Rows that end at every place of a group and of a line, in every length of groups that has a decoder of its own.
-#[test]
-fn rows_of_every_length_in_every_length_of_groups_are_right() {
-    for group_size in FIXED_GROUPS {
-        for (index, more) in [0, 8, 33, 64, 95, 290].into_iter().enumerate() {
-            let shape = sized([5, group_size + more, 11, group_size]);
-            let exact = problem::<bf16>(shape, Values::Dyadic);
-            for forward in [true, false] {
-                let wanted = if forward { exact.matmul() } else { exact.matmul_transposed() };
-                let wanted: Vec<f32> = wanted.iter().map(|sum| sum.value as f32).collect();
-                assert!(
-                    product::<bf16, f32>(&exact, forward, index % 2 == 0, OPTIONS[index % 3]) == wanted,
-                    "{shape:?}, forward {forward}"
-                );
-            }
+/// Rows that end at every place of a group and of a line, in every length of groups that has a decoder of its own; every other one with
+/// tensor maps.
+pub fn lengths() -> impl Iterator<Item = (Shape, bool)> {
+    let ends = [(0, true), (8, false), (33, false), (64, true), (95, false), (290, false), (296, true)];
+    HOPPER_GROUPS
+        .into_iter()
+        .flat_map(move |group_size| ends.map(|(more, maps)| (sized([5, group_size + more, if maps { 16 } else { 11 }, group_size]), maps)))
+}
+
+fn every_length_is_right<X: Number>() {
+    for (shape, maps) in lengths() {
+        let exact = problem::<X>(shape, Values::Dyadic);
+        for forward in [true, false] {
+            let wanted = if forward { exact.matmul() } else { exact.matmul_transposed() };
+            let wanted: Vec<f32> = wanted.iter().map(|sum| sum.value as f32).collect();
+            under_every_schedule(|options| {
+                assert!(product::<X, f32>(&exact, forward, maps, options) == wanted, "{shape:?}, forward {forward}, {options:?}");
+            });
         }
     }
+}
+
+#[test]
+fn bfloat16_rows_of_every_length_in_every_length_of_groups_are_right() {
+    every_length_is_right::<bf16>();
+}
+
+#[test]
+fn float16_rows_of_every_length_in_every_length_of_groups_are_right() {
+    every_length_is_right::<f16>();
 }
 
 #[test]
@@ -170,11 +170,11 @@ fn a_block_takes_one_tile_after_the_other() {
 #[test]
 fn members_of_an_ensemble_are_as_if_alone() {
     for (own, maps) in [(true, false), (true, true), (false, true)] {
-        ensemble(own, maps);
+        under_every_schedule(|options| ensemble(own, maps, options));
     }
 }
 
-fn ensemble(own: bool, maps: bool) {
+fn ensemble(own: bool, maps: bool, options: Options) {
     let (machine, shape) = (Machine::get(), sized([20, 96, 40, 32]));
     let Shape { tokens, in_dim, out_dim, group_size } = shape;
     let mut members = [0, 1].map(|extra| Problem::<bf16>::new(Shape { tokens: tokens + extra, ..shape }, Values::Dyadic));
@@ -197,14 +197,14 @@ fn ensemble(own: bool, maps: bool) {
     let trits = Buffer::of(machine, &packed, &[2, out_dim, layout.groups(), layout.group_bytes()]);
     let y = Buffer::result(machine, bf16::DTYPE, &[2, tokens, out_dim]);
     let (plan, _scratch) = planned(machine, "matmul", grouped(group_size), &[&x, &trits, &scale], &[&y]);
-    machine.run(&launches(plan, maps), OPTIONS[2]);
+    machine.run(&launches(plan, maps), options);
     let wanted = join(&|problem| problem.matmul().iter().map(|sum| bf16::from_f32(sum.value as f32)).collect());
     assert!(y.values::<bf16>() == wanted, "own {own}, maps {maps}");
     let dy = Buffer::of(machine, &join(&|problem| problem.dy.clone()), &[2, tokens, out_dim]);
     let score = Buffer::result(machine, f32::DTYPE, &[2, out_dim, layout.groups()]);
     let votes = Buffer::result(machine, f32::DTYPE, &[2]);
     let (plan, _scratch) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
-    machine.run(&launches(plan, maps), OPTIONS[2]);
+    machine.run(&launches(plan, maps), options);
     let wanted: Vec<f32> = members.iter().flat_map(|problem| problem.scores().into_iter().map(|score| score.0)).collect();
     assert!(score.values::<f32>() == wanted, "own {own}, maps {maps}");
 }
@@ -257,7 +257,7 @@ fn scores_agree<X: Number>(shapes: impl Iterator<Item = Shape>) {
             let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
             let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
             let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
-            under_every_schedule(work(shape), |options| {
+            under_every_schedule(|options| {
                 let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
                 let votes = Buffer::result(machine, f32::DTYPE, &[]);
                 let (plan, _scratch) = planned(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes]);
@@ -281,5 +281,5 @@ fn bfloat16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
 
 #[test]
 fn float16_scores_on_warpgroups_err_only_where_float32_cannot_decide_a_sign() {
-    scores_agree::<f16>(light());
+    scores_agree::<f16>(shapes());
 }

@@ -1,14 +1,18 @@
 //! Plans of calls of every size: what a card can hold, and what must be refused.
 
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
 use ternax::cuda::call::Launch;
-use ternax::cuda::kernel::PRODUCTS;
+use ternax::cuda::kernel::{Kernel, PRODUCTS};
 use ternax::cuda::plan::{Attributes, Plan, Request, plan, scratch};
 use ternax::cuda::tensor::{Dtype, Tensor};
 use ternax::cuda::tensor_map::TensorMap;
 
-use crate::common::Random;
+use crate::common::{Random, Shape};
 use crate::device::grouped;
-use crate::machine::{classes, emulated};
+use crate::{hopper, products, scores};
 
 /// Dynamic shared memory of one block on the smallest card: sm_86 and sm_89.
 const SMALLEST_CARD: u32 = 99 << 10;
@@ -44,7 +48,8 @@ fn layer(tokens: usize, in_dim: usize, out: usize, group_size: usize, x: Dtype, 
 }
 
 #[test]
-fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_emulated() {
+fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_compiled_and_emulated() {
+    let all: HashSet<Kernel> = Kernel::all().into_iter().collect();
     for group_size in [1, 5, 7, 16, 24, 31, 32, 40, 64, 80, 100, 128, 160, 256, 1000, 100_000] {
         for tokens in [1, 2, 8, 16, 17, 128, 1000, 100_000] {
             for (in_dim, out) in [(1, 1), (333, 77), (4096, 4096), (8192, 28_672), (28_672, 8192)] {
@@ -62,7 +67,7 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_emulated() {
                     for (launch, most) in launches.chain(on_hopper.map(|launch| (launch, HOPPER))) {
                         let what = format!("{tokens} tokens, {out}x{in_dim} in groups of {group_size}: {launch:?}");
                         assert!(launch.shared <= most, "{what}");
-                        assert!(classes().contains(&emulated(&launch.kernel.class)), "{what}");
+                        assert!(all.contains(&launch.kernel), "{what}");
                         let [x, y, z] = launch.grid;
                         assert!(x >= 1 && i32::try_from(x).is_ok() && (1..=65_535).contains(&y) && (1..=65_535).contains(&z), "{what}");
                     }
@@ -70,6 +75,87 @@ fn every_launch_fits_the_smallest_card_and_runs_a_kernel_that_is_emulated() {
             }
         }
     }
+}
+
+/// The launches of a layer that [`layer`] plans, on cards of any architecture.
+fn everywhere(plan: &Plan) -> impl Iterator<Item = &Launch> {
+    let hopper = plan.hopper.iter();
+    plan.launches.iter().chain(hopper.flat_map(|plan| plan.launches.iter().chain(plan.mapped.iter().flatten())))
+}
+
+#[test]
+fn the_shapes_that_are_run_under_every_schedule_meet_every_kernel() {
+    let mut met = HashSet::new();
+    let mut meet = |launches: &mut dyn Iterator<Item = &Launch>| met.extend(launches.map(|launch| launch.kernel.clone()));
+    let lengths =
+        || products::LENGTHS.into_iter().flat_map(|group_size| [1, 8, 16, 20].map(|tokens| products::of_group(tokens, group_size)));
+    let of = |Shape { tokens, in_dim, out_dim, group_size }: Shape, (x, scale)| layer(tokens, in_dim, out_dim, group_size, x, scale);
+    for types in PRODUCTS {
+        for shape in products::shapes().chain(lengths()) {
+            of(shape, types)[..2].iter().for_each(|plan| meet(&mut plan.launches.iter()));
+        }
+        scores::shapes().for_each(|shape| meet(&mut of(shape, types)[2].launches.iter()));
+        for shape in hopper::shapes() {
+            of(shape, types).iter().filter_map(|plan| plan.hopper.as_ref()).for_each(|plan| {
+                meet(&mut plan.launches.iter().chain(plan.mapped.iter().flatten()));
+            });
+        }
+        for (shape, maps) in hopper::lengths() {
+            for plan in of(shape, types)[..2].iter().filter_map(|plan| plan.hopper.as_ref()) {
+                meet(&mut plan.mapped.as_ref().filter(|_| maps).unwrap_or(&plan.launches).iter());
+            }
+        }
+    }
+    // Those of tests/cuda/state.rs, and the scores of a dense gradient, which have no tokens.
+    let narrow = [Dtype::Float32, Dtype::Bfloat16];
+    met.extend(narrow.map(Kernel::scale));
+    let weights = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
+    for (scale, weights) in narrow.into_iter().flat_map(|scale| weights.map(|weights| (scale, weights))) {
+        met.extend([false, true].map(|chunks| Kernel::dequantize(scale, weights, chunks)));
+    }
+    met.extend([Kernel::correlate_dense(), Kernel::accumulate_check(), Kernel::accumulate(), Kernel::pack(), Kernel::unpack()]);
+    let missed: Vec<String> = Kernel::all().into_iter().filter(|kernel| !met.contains(kernel)).map(|kernel| kernel.class).collect();
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
+/// Bytes of dynamic shared memory by class: the most that any launch asks for.
+fn shared_limits() -> BTreeMap<String, u32> {
+    let text = fs::read_to_string(shared_file()).expect("the committed limits");
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_once(' ').expect("two parts"));
+    lines.map(|(bytes, class)| (class.to_owned(), bytes.parse().expect("a number of bytes"))).collect()
+}
+
+fn shared_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/shared.txt")
+}
+
+#[test]
+fn shared_memory_stays_within_its_limits_which_every_card_has() {
+    let mut found = BTreeMap::new();
+    for group_size in [1, 2, 5, 7, 8, 12, 16, 24, 31, 32, 40, 64, 80, 100, 120, 128, 160, 256, 1000, 100_000] {
+        for tokens in [1, 2, 8, 16, 17, 128, 1000, 100_000] {
+            for (in_dim, out) in [(1, 1), (333, 77), (4096, 4096), (8192, 28_672), (28_672, 8192), (100_000, 64)] {
+                for (x, scale) in PRODUCTS {
+                    for plan in &layer(tokens, in_dim, out, group_size, x, scale) {
+                        for launch in everywhere(plan) {
+                            let most = found.entry(launch.kernel.class.clone()).or_insert(0);
+                            *most = launch.shared.max(*most);
+                            let of_card = if launch.kernel.is_of_hopper() { HOPPER } else { SMALLEST_CARD };
+                            assert!(launch.shared <= of_card, "{launch:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if env::var_os("TERNAX_WRITE_LIMITS").is_some() {
+        let head = "# Bytes of dynamic shared memory by kernel: the most that a launch asks for, from tests/cuda/plans.rs.\n".to_owned();
+        let text = found.iter().fold(head, |text, (class, bytes)| text + &format!("{bytes} {class}\n"));
+        fs::write(shared_file(), text).expect("the limits are written");
+    }
+    assert_eq!(found, shared_limits(), "TERNAX_WRITE_LIMITS=1 writes them anew");
+    let without: Vec<_> = Kernel::all().into_iter().filter(|kernel| kernel.threads != 256 || kernel.resident != 4).collect();
+    assert!(without.iter().all(|kernel| found.contains_key(&kernel.class)), "every kernel but those that work element by element");
 }
 
 #[test]

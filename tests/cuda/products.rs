@@ -1,7 +1,7 @@
 //! Both matrix products.
 
 use half::{bf16, f16};
-use ternax::cuda::kernel::{FIXED_GROUPS, PRODUCTS};
+use ternax::cuda::kernel::PRODUCTS;
 use ternax::cuda::tensor::Dtype;
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
@@ -23,14 +23,8 @@ const MORE: &[Shape] = &[
     Shape { tokens: 18, in_dim: 1600, out_dim: 8, group_size: 160 },
 ];
 
-fn shapes() -> impl Iterator<Item = Shape> {
+pub fn shapes() -> impl Iterator<Item = Shape> {
     SHAPES.iter().chain(MORE).copied()
-}
-
-/// Tile multiplications that a shape costs on the emulated machine.
-fn work(shape: Shape) -> usize {
-    let Shape { tokens, in_dim, out_dim, .. } = shape;
-    tokens.next_multiple_of(if tokens <= 16 { 16 } else { 128 }) * in_dim * out_dim.next_multiple_of(128)
 }
 
 struct Case<'a, X> {
@@ -81,7 +75,7 @@ fn agrees<X: Number, Y: Number>(forward: bool, narrow: bool) {
             if forward { (exact.matmul(), rounded.matmul()) } else { (exact.matmul_transposed(), rounded.matmul_transposed()) };
         let wanted: Vec<Y> = wanted.iter().map(|sum| Y::from_f32(sum.value as f32)).collect();
         let length = if forward { shape.in_dim } else { shape.out_dim };
-        under_every_schedule(work(shape), |options| {
+        under_every_schedule(|options| {
             let what = format!("{} to {}, forward {forward}, narrow {narrow}, {shape:?}, {options:?}", X::NAME, Y::NAME);
             let found = Case { problem: &exact, narrow, options }.product::<Y>(forward);
             assert!(found == wanted, "{what}: sums that float32 holds are exact");
@@ -148,21 +142,30 @@ fn float16_gradients_survive_scales_of_any_size() {
     }
 }
 
-/// One problem for each kernel that [`Kernel::of_lengths`] names, but for Hopper's.
+/// Lengths of groups that meet every specialisation between them.
+pub const LENGTHS: [usize; 10] = [8, 12, 16, 24, 40, 64, 80, 120, 160, 256];
+
+/// A shape of groups of one length, the last of which is cut, and so is the last tile of longer ones.
+pub fn of_group(tokens: usize, group_size: usize) -> Shape {
+    Shape { tokens, in_dim: 2 * group_size + 8, out_dim: 40, group_size }
+}
+
+/// Groups of one length in each kernel of products but Hopper's.
 fn of_length<X: Number>(group_size: usize, narrow: bool) {
-    let in_dim = 2 * group_size + 8;
     for (tokens, forward) in [(1, true), (8, true), (16, true), (20, true), (20, false)] {
-        let problem = problem::<X>(Shape { tokens, in_dim, out_dim: 40, group_size }, Values::Dyadic, narrow);
+        let problem = problem::<X>(of_group(tokens, group_size), Values::Dyadic, narrow);
         let wanted = if forward { problem.matmul() } else { problem.matmul_transposed() };
         let wanted: Vec<X> = wanted.iter().map(|sum| X::from_f32(sum.value as f32)).collect();
-        let case = Case { problem: &problem, narrow, options: crate::machine::OPTIONS[2] };
-        assert!(case.product::<X>(forward) == wanted, "{tokens} tokens, groups of {group_size}");
+        under_every_schedule(|options| {
+            let found = Case { problem: &problem, narrow, options }.product::<X>(forward);
+            assert!(found == wanted, "{tokens} tokens, groups of {group_size}, {options:?}");
+        });
     }
 }
 
 #[test]
-fn every_length_of_groups_that_is_compiled_in_is_right() {
-    for (group_size, types) in FIXED_GROUPS.into_iter().filter(|&group| group != 32).zip(PRODUCTS.into_iter().cycle()) {
+fn every_kind_of_length_of_groups_is_right_in_every_type() {
+    for (group_size, types) in LENGTHS.into_iter().flat_map(|group| PRODUCTS.map(|types| (group, types))) {
         match types {
             (Dtype::Float32, _) => of_length::<f32>(group_size, false),
             (Dtype::Float16, _) => of_length::<f16>(group_size, false),

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use crate::common::{Problem, SHAPES, Shape, Values};
-use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
-use crate::machine::{Machine, OPTIONS};
+use crate::device::{Buffer, Element, Number, call, grouped, under_every_schedule};
+use crate::machine::Machine;
 
 /// Shapes beyond the shared table: aligned rows, groups of several tiles, ragged ones among them.
 const MORE: &[Shape] = &[
@@ -17,13 +17,13 @@ const MORE: &[Shape] = &[
     Shape { tokens: 530, in_dim: 200, out_dim: 9, group_size: 200 },
 ];
 
-fn work(shape: Shape) -> usize {
-    shape.tokens.next_multiple_of(32) * shape.in_dim.next_multiple_of(128) * shape.out_dim.next_multiple_of(128)
+pub fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.iter().chain(MORE).copied()
 }
 
 fn agrees<X: Number>() {
     let machine = Machine::get();
-    for &shape in SHAPES.iter().chain(MORE) {
+    for shape in shapes() {
         let Shape { tokens, in_dim, out_dim, group_size } = shape;
         for values in [Values::Dyadic, Values::Uniform] {
             let problem = Problem::<X>::new(shape, values);
@@ -31,7 +31,7 @@ fn agrees<X: Number>() {
             let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
             let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
             let trits = Buffer::of(machine, &problem.packed, &[out_dim, layout.groups(), layout.group_bytes()]);
-            under_every_schedule(work(shape), |options| {
+            under_every_schedule(|options| {
                 let score = Buffer::result(machine, f32::DTYPE, &[out_dim, layout.groups()]);
                 let votes = Buffer::result(machine, f32::DTYPE, &[]);
                 call(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes], options);
@@ -48,8 +48,6 @@ fn agrees<X: Number>() {
         }
     }
 }
-
-use crate::device::Element;
 
 #[test]
 fn float32_scores_err_only_where_float32_cannot_decide_a_sign() {
@@ -69,7 +67,7 @@ fn float16_scores_err_only_where_float32_cannot_decide_a_sign() {
 #[test]
 fn scores_of_dense_gradients_count_signs_of_everything_but_zero_and_nan() {
     let machine = Machine::get();
-    for &shape in SHAPES.iter().chain(MORE) {
+    for shape in shapes() {
         let Shape { in_dim, out_dim, group_size, .. } = shape;
         let problem = Problem::<f32>::new(shape, Values::Dyadic);
         let special = [0.0, -0.0, f32::NAN, 1e-45, -1e-45, f32::INFINITY, f32::NEG_INFINITY, 3.0];
@@ -82,8 +80,10 @@ fn scores_of_dense_gradients_count_signs_of_everything_but_zero_and_nan() {
         }
         let dw = Buffer::of(machine, &gradient, &[out_dim, in_dim]);
         let trits = Buffer::of(machine, &problem.packed, &[out_dim, groups, problem.layout.group_bytes()]);
-        let score = Buffer::result(machine, f32::DTYPE, &[out_dim, groups]);
-        call(machine, "correlate_dense", grouped(group_size), &[&dw, &trits], &[&score], OPTIONS[0]);
-        assert_eq!(score.values::<f32>(), wanted, "{shape:?}");
+        under_every_schedule(|options| {
+            let score = Buffer::result(machine, f32::DTYPE, &[out_dim, groups]);
+            call(machine, "correlate_dense", grouped(group_size), &[&dw, &trits], &[&score], options);
+            assert_eq!(score.values::<f32>(), wanted, "{shape:?} {options:?}");
+        });
     }
 }

@@ -107,6 +107,20 @@ struct UnitCopies {
   }
 };
 
+// Stores of some lanes alone, on what all have written.
+struct UnitStores {
+  static constexpr int kWords = 3;
+  static DEVICE void Run(const Call& call) {
+    const int t = int(threadIdx.x);
+    const Shared<uint16_t> own = SharedAt<uint16_t>(uint32_t(8 * t));
+    for (int i = 0; i < kWords; i++) {
+      own[i] = uint16_t(t);
+      StoreWhere(uint32_t(t) >> i & 1, own + i, uint16_t(1000 * i + t));
+      Write(call, kWords, i, uint16_t(own[i]));
+    }
+  }
+};
+
 template <bool kTransposed>
 struct UnitMatrices {
   static constexpr int kWords = 4;

@@ -14,13 +14,14 @@ use crate::device::Buffer;
 use crate::machine::{Machine, OPTIONS, registry};
 
 /// Classes of `units.cuh`, and the words that each thread writes.
-const UNITS: [(&str, usize); 20] = [
+const UNITS: [(&str, usize); 21] = [
     ("UnitConversions", 32),
     ("UnitBytes", 24),
     ("UnitArithmetic", 10),
     ("UnitShuffles", 5),
     ("UnitIntegers", 8),
     ("UnitCopies", 8),
+    ("UnitStores", 3),
     ("UnitMatrices<false>", 4),
     ("UnitMatrices<true>", 4),
     ("UnitMultiply<false, 16>", 4),

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "memory.h"
+#include "tensor_core.h"
 
 namespace emulation {
 
@@ -178,20 +179,18 @@ inline void RunProduct(const GroupProduct& product, int warp) {
   bool finite_a = true, finite_b = true, used_a[16] = {}, used_b[128] = {};
   ReadOperand<false>(a, used_a, finite_a, product.a, product.half, product.slow_a, 16 * warp);
   ReadOperand<true>(b, used_b, finite_b, product.b, product.half, product.slow_b, 0);
-  const bool nearest = shared.options.rounding == Rounding::kNearest;
-  for (int lane = 0; lane < 32; lane++) {
-    float* d = lanes[lane].accumulators.at(lanes[lane].products.front().d).data();
-    for (int at = 0; at < kHeld; at++) {
-      const int row = lane / 4 + 8 * (at / 2 % 2), column = at / 4 * 8 + 2 * (lane % 4) + at % 2;
+  float* d[32];
+  for (int lane = 0; lane < 32; lane++) d[lane] = lanes[lane].accumulators.at(lanes[lane].products.front().d).data();
+  for (int column = 0; column < 128; column += 8) {
+    const bool used = std::any_of(used_b + column, used_b + column + 8, [](bool one) { return one; });
+    for (int row = 0; row < 16; row++) {
       // Nothing but zeros leaves a sum as it is.
-      if ((!used_a[row] && finite_b) || (!used_b[column] && finite_a)) continue;
-      if (nearest) {
-        double sum = d[at];
-        for (int k = 0; k < 16; k++) sum += double(a[row][k]) * double(b[k][column]);
-        d[at] = float(sum);
-      } else {
-        d[at] = TruncatingSum(a[row], &b[0][column], 128, 16, d[at]);
-      }
+      if ((!used_a[row] && finite_b) || (!used && finite_a)) continue;
+      const auto place = [&](int n) { return d[row % 8 * 4 + n / 2] + column / 2 + row / 8 * 2 + n % 2; };
+      float sums[8];
+      for (int n = 0; n < 8; n++) sums[n] = *place(n);
+      AddProducts<16>(sums, a[row], &b[0][column], 128, shared.options.rounding);
+      for (int n = 0; n < 8; n++) *place(n) = sums[n];
     }
   }
 }

@@ -181,7 +181,7 @@ Out Collective(const char* name, unsigned mask, const In& in, F f) {
     const Meeting& other = meetings[i];
     if (!(other.mask & mask)) continue;
     if (other.mask != mask) Fail("%s: mask %08x overlaps %08x of %s", name, mask, other.mask, other.name);
-    if (strcmp(other.name, name))
+    if (other.name != name && strcmp(other.name, name))
       Fail("lane %d is in %s while others of its warp are in %s", thread.lane, name, other.name);
     at = i;
   }
