@@ -55,7 +55,7 @@ struct MatmulTransposed {
         if (byte >= columns.first_byte + columns.bytes) continue;
         held[i] = Load(trits + row * layout.RowBytes() + byte);
         weights[i] = ToFloat(Load(scale + row * layout.Groups() + byte / layout.GroupBytes()));
-        if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);
+        if constexpr (kLimbsB > 1) weights[i] = MultiplyRounded(weights[i], factor);
       }
     }
     DEVICE void Land(const Layout<kGroup>& layout, const Columns& columns, uint32_t at) {
@@ -113,7 +113,7 @@ struct MatmulTransposed {
     const int first = split * call.split_steps;
     const int steps = Min(call.split_steps, CeilDivide(call.out_dim, kK) - first);
     const Columns columns(layout, input0);
-    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, {}};
+    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, 1.0f, {}};
     Decoder decoder{call.Operand<uint8_t>(1, member), call.Operand<S>(2, member), 1.0f, false, {}, {}};
     int exponent = 0;
     if constexpr (kHalf) {
@@ -133,28 +133,32 @@ struct MatmulTransposed {
       SyncBlock();
     }
     float sums[4][4][4] = {};
-    Pipeline<kStages>(
-        steps, kStage,
-        [&](int s, uint32_t at) {
-          if constexpr (kAsync) loader.Fetch(window(s), at);
-        },
-        [&](int s) {
-          if constexpr (!kAsync) loader.Fetch(window(s), 0u);
-          decoder.Fetch(layout, columns, int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
-        },
-        [&](int, uint32_t at) {
-          loader.Land(at);
-          decoder.Land(layout, columns, at);
-        },
-        [&](int, uint32_t at) {
-          if constexpr (Product::kPromoted) {
-            float d[4][4][4] = {};
-            Product::Add(d, at, at + A::kBytes);
-            AddTile(sums, d);
-          } else {
-            Product::Add(sums, at, at + A::kBytes);
-          }
-        });
+    RaisedSums<kHalf ? 0 : Max(kRaised<X>, kRaised<S>), (kRaised<X> > 0) + (kRaised<S> > 0)>(sums, [&](int raised) {
+      loader.factor = TwoTo(raised);
+      if constexpr (!kHalf) decoder.factor = TwoTo(raised);
+      Pipeline<kStages>(
+          steps, kStage,
+          [&](int s, uint32_t at) {
+            if constexpr (kAsync) loader.Fetch(window(s), at);
+          },
+          [&](int s) {
+            if constexpr (!kAsync) loader.Fetch(window(s), 0u);
+            decoder.Fetch(layout, columns, int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
+          },
+          [&](int, uint32_t at) {
+            loader.Land(at);
+            decoder.Land(layout, columns, at);
+          },
+          [&](int, uint32_t at) {
+            if constexpr (Product::kPromoted) {
+              float d[4][4][4] = {};
+              Product::Add(d, at, at + A::kBytes);
+              AddTile(sums, d);
+            } else {
+              Product::Add(sums, at, at + A::kBytes);
+            }
+          });
+    });
     if constexpr (kHalf) {
       const float back = BitsFloat(uint32_t(127 - exponent) << 23);
 #pragma unroll
