@@ -5,7 +5,7 @@ use ternax::cuda::kernel::{FIXED_GROUPS, PRODUCTS};
 use ternax::cuda::tensor::Dtype;
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
-use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
+use crate::device::{Buffer, Number, call, grouped, planned, under_every_schedule};
 use crate::machine::{Machine, OPTIONS, Options};
 
 /// Shapes beyond the shared table: groups of several units, contractions of 16 steps, aligned rows, several tiles in each direction.
@@ -145,6 +145,34 @@ fn float16_gradients_survive_scales_of_any_size() {
         }
         let found = Case { problem: &problem, narrow: false, options: OPTIONS[0] }.product::<f32>(false);
         assert_close(&found, &problem.matmul_transposed(), 40, &format!("scales about 2^{size}"));
+    }
+}
+
+#[test]
+fn operands_that_lie_anywhere_have_the_same_products() {
+    let machine = Machine::get();
+    for tokens in [1, 2, 3, 20] {
+        let shape = Shape { tokens, in_dim: 64, out_dim: 40, group_size: 32 };
+        let problem = problem::<bf16>(shape, Values::Dyadic, true);
+        let scale: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+        let trits = Buffer::of(machine, &problem.packed, &[40, 2, 7]);
+        let scale = Buffer::of(machine, &scale, &[40, 2]);
+        for (operation, data, from, to, wanted) in
+            [("matmul", &problem.x, 64, 40, problem.matmul()), ("matmul_transposed", &problem.dy, 40, 64, problem.matmul_transposed())]
+        {
+            let wanted: Vec<bf16> = wanted.iter().map(|sum| bf16::from_f32(sum.value as f32)).collect();
+            for skips in [1, 4, 7] {
+                let data = Buffer::beside(machine, data, &[tokens, from], skips);
+                let result = Buffer::result_beside(machine, Dtype::Bfloat16, &[tokens, to], 8 - skips);
+                let (plan, _scratch) = planned(machine, operation, grouped(32), &[&data, &trits, &scale], &[&result]);
+                let hopper = plan.hopper.expect("16 bits");
+                assert!(hopper.mapped.is_none(), "no tensor map begins there");
+                for launches in [&plan.launches, &hopper.launches] {
+                    machine.run(launches, OPTIONS[1]);
+                    assert!(result.values::<bf16>() == wanted, "{operation}, {tokens} tokens, {skips} elements from an aligned address");
+                }
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::common::{Problem, SHAPES, Shape, Values};
-use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
+use crate::device::{Buffer, Number, call, grouped, planned, under_every_schedule};
 use crate::machine::{Machine, OPTIONS};
 
 /// Shapes beyond the shared table: aligned rows, groups of several tiles, ragged ones among them.
@@ -15,6 +15,7 @@ const MORE: &[Shape] = &[
     Shape { tokens: 9, in_dim: 520, out_dim: 8, group_size: 360 },
     Shape { tokens: 600, in_dim: 104, out_dim: 24, group_size: 48 },
     Shape { tokens: 530, in_dim: 200, out_dim: 9, group_size: 200 },
+    Shape { tokens: 600, in_dim: 96, out_dim: 0, group_size: 32 },
 ];
 
 fn work(shape: Shape) -> usize {
@@ -99,6 +100,27 @@ fn bfloat16_scores_err_only_where_float32_cannot_decide_a_sign() {
 #[test]
 fn float16_scores_err_only_where_float32_cannot_decide_a_sign() {
     agrees::<f16>();
+}
+
+#[test]
+fn operands_that_lie_anywhere_have_the_same_scores() {
+    let shape = Shape { tokens: 70, in_dim: 64, out_dim: 136, group_size: 32 };
+    let (machine, problem) = (Machine::get(), Problem::<bf16>::new(shape, Values::Dyadic));
+    let wanted: Vec<f32> = problem.scores().into_iter().map(|(score, _)| score).collect();
+    for (x_skips, dy_skips) in [(1, 0), (0, 3), (5, 4)] {
+        let x = Buffer::beside(machine, &problem.x, &[70, 64], x_skips);
+        let dy = Buffer::beside(machine, &problem.dy, &[70, 136], dy_skips);
+        let trits = Buffer::beside(machine, &problem.packed, &[136, 2, 7], 3);
+        let score = Buffer::result_beside(machine, f32::DTYPE, &[136, 2], 1);
+        let votes = Buffer::result(machine, f32::DTYPE, &[]);
+        let (plan, _scratch) = planned(machine, "correlate", grouped(32), &[&x, &dy, &trits], &[&score, &votes]);
+        let hopper = plan.hopper.expect("16 bits");
+        assert!(hopper.mapped.is_none(), "no tensor map begins there");
+        for launches in [&plan.launches, &hopper.launches] {
+            machine.run(launches, OPTIONS[1]);
+            assert_eq!(score.values::<f32>(), wanted, "{x_skips} and {dy_skips} elements from an aligned address");
+        }
+    }
 }
 
 #[test]

@@ -111,6 +111,9 @@ fn trits_survive_packing_and_weights_are_scale_times_trit() {
             call(machine, "dequantize", grouped(group_size), &[&packed, &scale], &[weights], OPTIONS[0]);
         }
         assert_eq!(weights[0].values::<f32>(), wanted, "{shape:?}");
+        let shifted = Buffer::result_beside(machine, f32::DTYPE, &[out_dim, in_dim], 1);
+        call(machine, "dequantize", grouped(group_size), &[&packed, &scale], &[&shifted], OPTIONS[0]);
+        assert_eq!(shifted.values::<f32>(), wanted, "{shape:?}, a result at no multiple of 16 bytes");
         let rounded = |(found, wanted): (&bf16, &f32)| found.to_bits() == bf16::from_f32(*wanted).to_bits();
         assert!(weights[1].values::<bf16>().iter().zip(&wanted).all(rounded), "{shape:?}: bfloat16 weights are rounded once");
         let rounded = |(found, wanted): (&f16, &f32)| found.to_bits() == f16::from_f32(*wanted).to_bits();
