@@ -1,8 +1,7 @@
 //! NVRTC: from a kernel's source to a cubin for one architecture. Needs no GPU.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::ptr;
-use std::sync::OnceLock;
 
 use super::cache::{Cache, fingerprint};
 use super::kernel::{HEADERS, Kernel};
@@ -57,27 +56,14 @@ impl Program {
                 names_at.as_ptr(),
             )
         };
-        program.check("take the source", code).map(|()| program)
+        nvrtc.check("take the source", code).map(|()| program)
     }
 
-    /// Turns a code into an error that says what failed.
-    fn check(&self, what: &str, code: c_int) -> Result<()> {
-        if code == 0 {
-            return Ok(());
-        }
-        // SAFETY: any number may be asked for; the text is a constant of the library's.
-        let reason = unsafe { CStr::from_ptr((self.nvrtc.error_string)(code)) }.to_string_lossy();
-        Err(Error::Gpu(format!("NVRTC fails to {what}: {reason}")))
-    }
-
-    fn compile(&self, architecture: &str, options: &[&str]) -> Result<()> {
-        let target = format!("--gpu-architecture={architecture}");
-        let options: Vec<CString> = [&[target.as_str()], options].concat().into_iter().map(text).collect();
+    fn compile(&self, what: &str, options: &[&str]) -> Result<()> {
+        let options: Vec<CString> = options.iter().copied().map(text).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         // SAFETY: the program lives, and so do the options.
-        self.check(&format!("compile for {architecture}"), unsafe {
-            (self.nvrtc.compile)(self.handle, pointers.len() as i32, pointers.as_ptr())
-        })
+        self.nvrtc.check(what, unsafe { (self.nvrtc.compile)(self.handle, pointers.len() as i32, pointers.as_ptr()) })
     }
 
     /// What one pair of NVRTC's functions gives: a number of bytes, and these.
@@ -89,10 +75,10 @@ impl Program {
     ) -> Result<Vec<u8>> {
         let mut length = 0;
         // SAFETY: the program lives and the number is writable.
-        self.check(what, unsafe { size(self.handle, &raw mut length) })?;
+        self.nvrtc.check(what, unsafe { size(self.handle, &raw mut length) })?;
         let mut bytes = vec![0_u8; length];
         // SAFETY: the buffer is as long as NVRTC said.
-        self.check(what, unsafe { get(self.handle, bytes.as_mut_ptr().cast()) })?;
+        self.nvrtc.check(what, unsafe { get(self.handle, bytes.as_mut_ptr().cast()) })?;
         Ok(bytes)
     }
 
@@ -110,7 +96,8 @@ fn first_error(log: &str) -> &str {
 /// Compiles a source for one architecture, as in `sm_90a`.
 pub fn compile_source(source: &str, architecture: &str) -> Result<Compiled> {
     let program = Program::new(source)?;
-    let compiled = program.compile(architecture, &OPTIONS);
+    let target = format!("--gpu-architecture={architecture}");
+    let compiled = program.compile(&format!("compile for {architecture}"), &[&[target.as_str()], &OPTIONS[..]].concat());
     let log = program.log();
     if let Err(error) = compiled {
         let first = first_error(&log);
@@ -127,17 +114,14 @@ pub fn compile(kernel: &Kernel, architecture: &str) -> Result<Compiled> {
     compile_source(&kernel.source(), architecture)
 }
 
-/// What NVRTC writes about itself at the head of its assembly, its build among it: releases of one version differ by that alone.
-fn compiler() -> Result<&'static str> {
-    static COMPILER: OnceLock<String> = OnceLock::new();
-    if let Some(known) = COMPILER.get() {
-        return Ok(known);
-    }
-    let program = Program::new("extern \"C\" __global__ void nothing() {}")?;
-    program.compile("compute_80", &[])?;
-    let assembly = program.bytes("give the assembly", program.nvrtc.ptx_size, program.nvrtc.ptx)?;
-    let head = String::from_utf8_lossy(&assembly).lines().take_while(|line| line.starts_with("//")).collect::<Vec<_>>().join("\n");
-    Ok(COMPILER.get_or_init(|| head))
+/// NVRTC's version and the size of its file: the releases of one version differ by that alone. Its own name for its build is known only to
+/// who compiles something, which costs more than to read a cubin.
+fn compiler() -> Result<String> {
+    let nvrtc = library::nvrtc()?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both numbers are writable.
+    nvrtc.check("give its version", unsafe { (nvrtc.version)(&raw mut major, &raw mut minor) })?;
+    Ok(format!("nvrtc {major}.{minor} of {} bytes", nvrtc.file_size))
 }
 
 /// What a compiled kernel depends on: the source, all headers, the options, the architecture and the compiler.
@@ -149,7 +133,7 @@ fn key(source: &str, headers: &[(&str, &str)], options: &[&str], architecture: &
 /// The cubin of a kernel, from the cache where it is there.
 pub fn cubin(kernel: &Kernel, architecture: &str, cache: &Cache) -> Result<Vec<u8>> {
     let source = kernel.source();
-    cache.get_or_build(&key(&source, HEADERS, &OPTIONS, architecture, compiler()?), || {
+    cache.get_or_build(&key(&source, HEADERS, &OPTIONS, architecture, &compiler()?), || {
         log::debug!("compiling {} for {architecture}", kernel.class);
         compile_source(&source, architecture).map(|compiled| compiled.cubin)
     })

@@ -1,6 +1,6 @@
 //! The libraries of CUDA, looked up when they are first used: nothing is linked, and a machine without them loads ternax just as well.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{env, fs};
@@ -52,19 +52,33 @@ macro_rules! nvrtc {
         pub struct Nvrtc {
             $($(#[$about])* pub $field: unsafe extern "C" fn($($argument),*) -> c_int,)+
             /// The text of a code.
-            pub error_string: unsafe extern "C" fn(c_int) -> *const c_char,
+            error_string: unsafe extern "C" fn(c_int) -> *const c_char,
+            /// Bytes of the library's file; 0 where only the system knows which file it is.
+            pub file_size: u64,
         }
 
         impl Nvrtc {
-            fn of(library: &Library) -> std::result::Result<Self, libloading::Error> {
+            fn of(library: &Library, file_size: u64) -> std::result::Result<Self, libloading::Error> {
                 // SAFETY: functions of these names have had these signatures in every release.
-                unsafe { Ok(Self { $($field: *library.get($name)?,)+ error_string: *library.get(b"nvrtcGetErrorString")? }) }
+                unsafe { Ok(Self { $($field: *library.get($name)?,)+ error_string: *library.get(b"nvrtcGetErrorString")?, file_size }) }
+            }
+
+            /// Turns a code into an error that says what failed.
+            pub fn check(&self, what: &str, code: c_int) -> Result<()> {
+                if code == 0 {
+                    return Ok(());
+                }
+                // SAFETY: any number may be asked for; the text is a constant of the library's.
+                let reason = unsafe { CStr::from_ptr((self.error_string)(code)) }.to_string_lossy();
+                Err(Error::Gpu(format!("NVRTC fails to {what}: {reason}")))
             }
         }
     };
 }
 
 nvrtc! {
+    /// Its version, in two numbers.
+    version = b"nvrtcVersion" (*mut c_int, *mut c_int);
     /// Takes a source, its name, and headers with theirs.
     create = b"nvrtcCreateProgram" (*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char);
     /// Frees a program.
@@ -79,10 +93,6 @@ nvrtc! {
     cubin_size = b"nvrtcGetCUBINSize" (Program, *mut usize);
     /// The machine code.
     cubin = b"nvrtcGetCUBIN" (Program, *mut c_char);
-    /// Bytes of the assembly.
-    ptx_size = b"nvrtcGetPTXSize" (Program, *mut usize);
-    /// The assembly.
-    ptx = b"nvrtcGetPTX" (Program, *mut c_char);
 }
 
 /// `nvrtcProgram`
@@ -105,7 +115,10 @@ fn open(candidates: &[PathBuf]) -> Result<Nvrtc> {
     let mut reasons = Vec::new();
     for path in candidates {
         // SAFETY: NVIDIA's library, whose initialisers only set up its own state.
-        let opened = unsafe { Library::new(path) }.and_then(|library| Nvrtc::of(&library).map(|functions| (library, functions)));
+        let opened = unsafe { Library::new(path) }.and_then(|library| {
+            let file_size = fs::metadata(path).map_or(0, |file| file.len());
+            Nvrtc::of(&library, file_size).map(|functions| (library, functions))
+        });
         match opened {
             Ok((library, functions)) => {
                 log::debug!("NVRTC is {}", path.display());
