@@ -29,6 +29,18 @@ inline Output View(Result& buffer) {
   return {static_cast<uint8_t*>(buffer->untyped_data()), Dims(*buffer), static_cast<int32_t>(buffer->element_type())};
 }
 
+// What XLA calls the fault of an error that came from Rust.
+inline xla::ffi::ErrorCode CodeOf(Fault fault) {
+  switch (fault) {
+    case Fault::Input:
+      return xla::ffi::ErrorCode::kInvalidArgument;
+    case Fault::Memory:
+      return xla::ffi::ErrorCode::kResourceExhausted;
+    default:
+      return xla::ffi::ErrorCode::kInternal;
+  }
+}
+
 // Runs `call` and turns whatever it throws into an XLA error: nothing may unwind into jaxlib.
 template <typename Call>
 xla::ffi::Error Guarded(Call&& call) {
@@ -36,7 +48,7 @@ xla::ffi::Error Guarded(Call&& call) {
     call();
     return xla::ffi::Error::Success();
   } catch (const rust::Error& error) {
-    return xla::ffi::Error(xla::ffi::ErrorCode::kInvalidArgument, error.what());
+    return xla::ffi::Error(CodeOf(last_fault()), error.what());
   } catch (const std::exception& error) {
     return xla::ffi::Error(xla::ffi::ErrorCode::kInternal, error.what());
   } catch (...) {

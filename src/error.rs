@@ -57,6 +57,9 @@ pub enum Error {
         /// What XLA, or the look for it, said.
         reason: String,
     },
+    /// The card has no memory left.
+    #[error("CUDA: {0}")]
+    OutOfMemory(String),
     /// CUDA: its driver, its compiler or the card.
     #[error("CUDA: {0}")]
     Gpu(String),

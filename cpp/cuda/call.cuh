@@ -2,7 +2,7 @@
 #pragma once
 #include "ptx.cuh"
 
-// One call, the same in src/cuda/launch.rs. Strides are in elements, from one ensemble member to the next; 0 where
+// One call, the same in src/cuda/call.rs. Strides are in elements, from one ensemble member to the next; 0 where
 // members share.
 struct Call {
   const void* operands[4];

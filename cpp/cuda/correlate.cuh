@@ -49,8 +49,8 @@ struct Correlate {
     float* score = call.Result<float>(0, member);
     if (blockIdx.x == 0 && blockIdx.y == 0 && split == 0 && threadIdx.x == 0)
       Store(call.Result<float>(1, member), 1.0f);
-    TileLoader<X, Tile, kHalf, kAsync> rows{call.Operand<X>(1, member), call.out_dim, {}};
-    TileLoader<X, Tile, kHalf, kAsync> inputs{call.Operand<X>(0, member), call.in_dim, {}};
+    TileLoader<X, Tile, kHalf, kAsync> rows{call.Operand<X>(1, member), call.out_dim, 1.0f, {}};
+    TileLoader<X, Tile, kHalf, kAsync> inputs{call.Operand<X>(0, member), call.in_dim, 1.0f, {}};
     for (int piece = 0; piece < CeilDivide(group, kTile); piece++) {
       const int input0 = group0 * group + piece * kTile;
       const int width = Min(call.in_dim - input0, Min(kTile, together * group - piece * kTile));
@@ -61,27 +61,30 @@ struct Correlate {
         inputs.Fetch({token, input0, left, width}, at + Tile::kBytes);
       };
       if (width > 0) {
-        Pipeline<kStages>(
-            steps, kStage,
-            [&](int s, uint32_t at) {
-              if constexpr (kAsync) fetch(s, at);
-            },
-            [&](int s) {
-              if constexpr (!kAsync) fetch(s, 0u);
-            },
-            [&](int, uint32_t at) {
-              rows.Land(at);
-              inputs.Land(at + Tile::kBytes);
-            },
-            [&](int, uint32_t at) {
-              if constexpr (Product::kPromoted) {
-                float d[4][4][4] = {};
-                Product::Add(d, at, at + Tile::kBytes);
-                AddTile(sums, d);
-              } else {
-                Product::Add(sums, at, at + Tile::kBytes);
-              }
-            });
+        RaisedSums<kRaised<X>, 2>(sums, [&](int exponent) {
+          rows.factor = inputs.factor = TwoTo(exponent);
+          Pipeline<kStages>(
+              steps, kStage,
+              [&](int s, uint32_t at) {
+                if constexpr (kAsync) fetch(s, at);
+              },
+              [&](int s) {
+                if constexpr (!kAsync) fetch(s, 0u);
+              },
+              [&](int, uint32_t at) {
+                rows.Land(at);
+                inputs.Land(at + Tile::kBytes);
+              },
+              [&](int, uint32_t at) {
+                if constexpr (Product::kPromoted) {
+                  float d[4][4][4] = {};
+                  Product::Add(d, at, at + Tile::kBytes);
+                  AddTile(sums, d);
+                } else {
+                  Product::Add(sums, at, at + Tile::kBytes);
+                }
+              });
+        });
       }
       if (call.splits > 1) {
         float* part = call.Result<float>(2, member) + split * int64_t(call.out_dim) * call.in_dim;

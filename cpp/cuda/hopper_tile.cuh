@@ -159,7 +159,7 @@ struct LineCopier {
     const X* from = matrix + (row0 + row) * int64_t(stride) + column0 + column;
     const uint32_t to = Swizzled(at + 16 * threadIdx.x);
     // A copy moves 16 bytes: rows and windows begin at multiples of that, or values go one by one.
-    if (stride % 8 == 0 && column0 % 8 == 0) {
+    if (stride % 8 == 0 && column0 % 8 == 0 && reinterpret_cast<uint64_t>(matrix) % 16 == 0) {
 #pragma unroll
       for (int i = 0; i < kLines; i += kTogether) {
         const int left = Left(row + i % kHigh < rows, columns - column - i / kHigh * 64);

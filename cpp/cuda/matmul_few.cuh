@@ -38,6 +38,16 @@ struct MatmulFew {
   // grid (ceil(out / kRows), splits, members). With one split y is written, with more each split writes its own slice
   // of `partial` [splits, tokens, out]: no atomics, the same sum on every run.
   static DEVICE void Run(const Call& call) {
+#pragma unroll 1
+    for (int exponent = kRaised<X>;; exponent = 0) {
+      const bool finite = Sum(call, exponent);
+      if (exponent == 0 || !AnyOfBlock<kWarps>(!finite)) return;
+    }
+  }
+
+  // The sums of activations that are raised by 2^exponent where they become limbs; whether those of this thread are
+  // finite.
+  static DEVICE bool Sum(const Call& call, int exponent) {
     const int lane = int(threadIdx.x) & 31, warp = int(threadIdx.x) >> 5, quad = lane >> 2, t = lane & 3;
     const Layout<kGroup> layout(call);
     const Sizes sizes(layout.Group(), layout.GroupBytes());
@@ -109,7 +119,7 @@ struct MatmulFew {
         if constexpr (kLimbs == 1) {
           limbs[h][0] = value.bits;
         } else {
-          float rest = ToFloat(value);
+          float rest = MultiplyRounded(ToFloat(value), TwoTo(exponent));
           for (int l = 0; l < kLimbs; l++) limbs[h][l] = TakeLimb(rest);
         }
       }
@@ -190,11 +200,16 @@ struct MatmulFew {
       }
     }
     SyncWarp();
+    bool finite = true;
     for (int i = lane; i < 16 * kTokens; i += 32) {
       const int r = i % 16, token = i / 16;
       if (row0 + r >= out || token >= tokens) continue;
       float value = 0;
       for (int l = kLimbs - 1; l >= 0; l--) value = AddRounded(value, results[r * kTiles * 8 + l * kTokens + token]);
+      if constexpr (kLimbs > 1) {
+        finite = finite && IsFinite(value);
+        value = MultiplyRounded(value, TwoTo(-exponent));
+      }
       const int64_t at = int64_t(token) * out + row0 + r;
       if (call.splits > 1) {
         Store(call.Result<float>(1, member) + blockIdx.y * int64_t(tokens) * out + at, value);
@@ -204,6 +219,7 @@ struct MatmulFew {
         Store(call.Result<X>(0, member) + at, FromFloat<X>(value));
       }
     }
+    return finite;
   }
 
   // Two bytes of one row to five operand registers, digits 4 to 0. v = b + ((55 b + 1003) >> 10) is the byte as an

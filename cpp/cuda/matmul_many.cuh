@@ -93,56 +93,59 @@ struct MatmulMany {
     const int token0 = int(blockIdx.x) * kTile, out0 = int(blockIdx.y) * kTile;
     const int first = split * call.split_steps;
     const int all = layout.Groups() * CeilDivide(layout.Group(), kK), steps = Min(call.split_steps, all - first);
-    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.in_dim, {}};
+    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.in_dim, 1.0f, {}};
     Decoder decoder{
         call.Operand<uint8_t>(1, member), call.Operand<S>(2, member), Min(kTile, call.out_dim - out0), 0, {}, 0};
     const auto window = [&](const Step& step) {
       return Window{token0, int64_t(step.group) * layout.Group() + step.first, call.tokens - token0, step.length};
     };
-    // The steps whose copies start next, and whose bytes are decoded next: where the length of a group is not known, it
-    // is not divided by in every step.
-    [[maybe_unused]] Step copied(layout, first);
-    Step decoded = copied;
     const auto step = [&](int s, const Step& next) { return kGroup ? Step(layout, first + s) : next; };
     float sums[4][4][4] = {};
-    Pipeline<kStages>(
-        steps, kStage,
-        [&](int s, uint32_t at) {
-          if constexpr (kAsync) {
-            loader.Fetch(window(step(s, copied)), at);
-            copied.Next(layout);
-          }
-        },
-        [&](int s) {
-          if constexpr (!kAsync) loader.Fetch(window(step(s, decoded)), 0u);
-          decoder.Fetch(layout, step(s, decoded), out0);
-        },
-        [&](int s, uint32_t at) {
-          loader.Land(at);
-          decoder.Land(step(s, decoded), at);
-          decoded.Next(layout);
-        },
-        [&](int, uint32_t at) {
-          if constexpr (kFolded) {
-            Product::Add(sums, at, at + A::kBytes);
-          } else {
-            float d[4][4][4] = {};
-            Product::Add(d, at, at + A::kBytes);
+    RaisedSums<kRaised<X>, 1>(sums, [&](int exponent) {
+      loader.factor = TwoTo(exponent);
+      // The steps whose copies start next, and whose bytes are decoded next: where the length of a group is not known,
+      // it is not divided by in every step.
+      [[maybe_unused]] Step copied(layout, first);
+      Step decoded = copied;
+      Pipeline<kStages>(
+          steps, kStage,
+          [&](int s, uint32_t at) {
+            if constexpr (kAsync) {
+              loader.Fetch(window(step(s, copied)), at);
+              copied.Next(layout);
+            }
+          },
+          [&](int s) {
+            if constexpr (!kAsync) loader.Fetch(window(step(s, decoded)), 0u);
+            decoder.Fetch(layout, step(s, decoded), out0);
+          },
+          [&](int s, uint32_t at) {
+            loader.Land(at);
+            decoder.Land(step(s, decoded), at);
+            decoded.Next(layout);
+          },
+          [&](int, uint32_t at) {
+            if constexpr (kFolded) {
+              Product::Add(sums, at, at + A::kBytes);
+            } else {
+              float d[4][4][4] = {};
+              Product::Add(d, at, at + A::kBytes);
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+              for (int j = 0; j < 4; j++) {
 #pragma unroll
-              for (int c = 0; c < 2; c++) {
-                const float scale = SharedAt<float>(at + kScales)[Product::Column(j, c)];
+                for (int c = 0; c < 2; c++) {
+                  const float scale = SharedAt<float>(at + kScales)[Product::Column(j, c)];
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
+                  for (int i = 0; i < 4; i++) {
 #pragma unroll
-                  for (int h = 0; h < 2; h++)
-                    sums[i][j][2 * h + c] = FusedMultiplyAdd(scale, d[i][j][2 * h + c], sums[i][j][2 * h + c]);
+                    for (int h = 0; h < 2; h++)
+                      sums[i][j][2 * h + c] = FusedMultiplyAdd(scale, d[i][j][2 * h + c], sums[i][j][2 * h + c]);
+                  }
                 }
               }
             }
-          }
-        });
+          });
+    });
     StoreTile<X, Product>(call, member, split, sums, token0, out0, call.tokens, call.out_dim);
   }
 };

@@ -6,7 +6,7 @@
 // the planes N_1 .. N_5 are the unsigned A operand of mma m16n8k32 as they are, and the trits d - 1 cost one more
 // subtraction of sum x. x becomes whole numbers of 26 bits below a power of two that its group of 32 shares, z becomes
 // four signed bytes: sums are exact in int32, modulo 2^32 on the way, so the cancellation costs nothing. An activation
-// is off by at most 2^-26 of the largest of its group.
+// is off by at most 2^-26 of the largest of its group, and not at all where that is below 2^-123.
 //
 // A step is four groups. Lane t of a quad takes the 7 bytes of group t as its k slots (the eighth meets zeros); column
 // n of B holds the z of group n % 4 alone, so that no accumulator mixes two scales. The upper half of the columns
@@ -215,14 +215,14 @@ struct MatmulPlanes {
         const uint32_t other = ShuffleXor(largest, distance);
         largest = other > largest ? other : largest;
       }
-      // The largest becomes a number of 26 bits. An infinity is the unit itself, beside which all else is 0; with a NaN
-      // all is NaN.
-      const int exponent = Min(25 + 127 - int(largest >> 23), 126);
+      // The largest becomes a number of 26 bits, or all multiples of float32's smallest number. An infinity is the unit
+      // itself, beside which all else is 0; with a NaN all is NaN.
+      const int exponent = Min(25 + 127 - int(largest >> 23), 149);
       const bool finite = largest < 0x7F800000u;
-      const float unit = finite ? BitsFloat(uint32_t(127 - exponent) << 23) : BitsFloat(largest);
+      const float unit = finite ? TwoTo(-exponent) : BitsFloat(largest);
       const int infinite = size == 0x7F800000u ? (value > 0 ? 1 : -1) : 0;
-      const int whole =
-          finite ? RoundedToInt(MultiplyRounded(value, BitsFloat(uint32_t(127 + exponent) << 23))) : infinite;
+      const float raised = MultiplyRounded(value, TwoTo(exponent / 2));  // half of it: its power may have no float32
+      const int whole = finite ? RoundedToInt(MultiplyRounded(raised, TwoTo(exponent - exponent / 2))) : infinite;
       uint32_t sum = uint32_t(whole);
 #pragma unroll
       for (int distance = 16; distance; distance /= 2) sum += ShuffleXor(sum, distance);

@@ -60,7 +60,7 @@ struct MatmulTransposed {
         if (row >= rows || !places[i]) continue;
         held[i] = Load(trits + row * row_bytes + i * kPerRow);
         weights[i] = ToFloat(Load(scale + row * groups + (places[i] >> 16)));
-        if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);
+        if constexpr (kLimbsB > 1) weights[i] = MultiplyRounded(weights[i], factor);
       }
     }
     DEVICE void Land(uint32_t at) const {
@@ -112,7 +112,7 @@ struct MatmulTransposed {
     const int token0 = int(blockIdx.x) * kTile, input0 = int(blockIdx.y) * kTile;
     const int first = split * call.split_steps;
     const int steps = Min(call.split_steps, CeilDivide(call.out_dim, kK) - first);
-    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, {}};
+    TileLoader<X, A, kHalf, kAsync> loader{call.Operand<X>(0, member), call.out_dim, 1.0f, {}};
     Decoder decoder(call, member, layout, input0);
     int exponent = 0;
     if constexpr (kHalf) {
@@ -132,28 +132,32 @@ struct MatmulTransposed {
       SyncBlock();
     }
     float sums[4][4][4] = {};
-    Pipeline<kStages>(
-        steps, kStage,
-        [&](int s, uint32_t at) {
-          if constexpr (kAsync) loader.Fetch(window(s), at);
-        },
-        [&](int s) {
-          if constexpr (!kAsync) loader.Fetch(window(s), 0u);
-          decoder.Fetch(int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
-        },
-        [&](int, uint32_t at) {
-          loader.Land(at);
-          decoder.Land(at);
-        },
-        [&](int, uint32_t at) {
-          if constexpr (Product::kPromoted) {
-            float d[4][4][4] = {};
-            Product::Add(d, at, at + A::kBytes);
-            AddTile(sums, d);
-          } else {
-            Product::Add(sums, at, at + A::kBytes);
-          }
-        });
+    RaisedSums<kHalf ? 0 : Max(kRaised<X>, kRaised<S>), (kRaised<X> > 0) + (kRaised<S> > 0)>(sums, [&](int raised) {
+      loader.factor = TwoTo(raised);
+      if constexpr (!kHalf) decoder.factor = TwoTo(raised);
+      Pipeline<kStages>(
+          steps, kStage,
+          [&](int s, uint32_t at) {
+            if constexpr (kAsync) loader.Fetch(window(s), at);
+          },
+          [&](int s) {
+            if constexpr (!kAsync) loader.Fetch(window(s), 0u);
+            decoder.Fetch(int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
+          },
+          [&](int, uint32_t at) {
+            loader.Land(at);
+            decoder.Land(at);
+          },
+          [&](int, uint32_t at) {
+            if constexpr (Product::kPromoted) {
+              float d[4][4][4] = {};
+              Product::Add(d, at, at + A::kBytes);
+              AddTile(sums, d);
+            } else {
+              Product::Add(sums, at, at + A::kBytes);
+            }
+          });
+    });
     if constexpr (kHalf) {
       const float back = BitsFloat(uint32_t(127 - exponent) << 23);
 #pragma unroll

@@ -56,6 +56,29 @@ DEVICE int ExponentTo14(uint32_t size) {
   return exponent < 126 ? exponent : 126;
 }
 
+// 2^exponent, which is at least float32's smallest number, 2^-149.
+DEVICE float TwoTo(int exponent) {
+  return BitsFloat(exponent < -126 ? 1u << (149 + exponent) : uint32_t(127 + exponent) << 23);
+}
+
+DEVICE bool IsFinite(float value) { return (FloatBits(value) & 0x7F800000u) != 0x7F800000u; }
+
+// Whether `mine` is true of any thread of a block of kWarps warps, all of which call this. Takes the first words of
+// shared memory.
+template <int kWarps>
+DEVICE bool AnyOfBlock(bool mine) {
+  uint32_t any = mine;
+#pragma unroll
+  for (int distance = 16; distance; distance /= 2) any |= ShuffleXor(any, distance);
+  const Shared<uint32_t> warps = SharedAt<uint32_t>(0);
+  SyncBlock();  // nothing else is read there any more
+  if (threadIdx.x % 32 == 0) warps[int(threadIdx.x) / 32] = any;
+  SyncBlock();
+  for (int warp = 0; warp < kWarps; warp++) any |= warps[warp];
+  SyncBlock();
+  return any;
+}
+
 // The byte as an 8-bit fraction of 243; each product with 3 pushes the next digit, the highest first, above its 8 bits.
 DEVICE uint32_t Fraction(uint32_t byte) { return byte + ((byte * 55 + 1003) >> 10); }
 
@@ -76,6 +99,12 @@ struct Operand<f16> {
   static constexpr int kLimbs = 1;
   static constexpr bool kHalf = true;
 };
+
+// The exponent by which values of type T are raised before they are cut into limbs: float32 numbers end at 2^-149,
+// limbs at 2^-133. Where a sum of raised values is not finite, all of its block are computed anew from the values as
+// they are.
+template <typename T>
+inline constexpr int kRaised = Operand<T>::kLimbs > 1 ? 30 : 0;
 
 // d += a b on float16 or bfloat16 operands.
 template <bool kHalf, int kA, int kB>

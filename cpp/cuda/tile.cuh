@@ -49,6 +49,7 @@ struct TileLoader {
 
   const T* matrix;
   int64_t stride;  // of its rows
+  float factor;    // of values that become limbs: a power of two
   T held[kAsync ? 1 : kPairs][2];
 
   DEVICE void Fetch(const Window& window, uint32_t at) {
@@ -80,7 +81,8 @@ struct TileLoader {
         if constexpr (Tile::kLimbs == 1 && sizeof(T) == 2) {
           StorePair(at, 0, i, held[i][0].bits, held[i][1].bits);
         } else {
-          float first = ToFloat(held[i][0]), second = ToFloat(held[i][1]);
+          float first = MultiplyRounded(ToFloat(held[i][0]), factor);
+          float second = MultiplyRounded(ToFloat(held[i][1]), factor);
 #pragma unroll
           for (int limb = 0; limb < Tile::kLimbs; limb++) {
             const uint16_t low = TakeLimb(first);
@@ -184,6 +186,28 @@ DEVICE void Pipeline(int steps, uint32_t stage_bytes, Async async, Fetch fetch, 
   }
   WaitForCopies<0>();
   SyncBlock();
+}
+
+// Runs `sum(exponent)`, which adds to `sums` the products of operands, kOperands of which it raises by 2^exponent, and
+// takes that power from the sums. Where these are not finite it runs again, with nothing raised.
+template <int kExponent, int kOperands, typename Sum>
+DEVICE void RaisedSums(float (&sums)[4][4][4], Sum sum) {
+#pragma unroll 1
+  for (int exponent = kExponent;; exponent = 0) {
+    sum(exponent);
+    if (exponent == 0) return;
+    const float back = TwoTo(-kOperands * kExponent);
+    bool finite = true;
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+      float& value = sums[i / 16][i / 4 % 4][i % 4];
+      finite = finite && IsFinite(value);
+      value = MultiplyRounded(value, back);
+    }
+    if (!AnyOfBlock<kTileThreads / 32>(!finite)) return;
+#pragma unroll
+    for (int i = 0; i < 64; i++) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+  }
 }
 
 // Stores accumulators to a row-major matrix, or to one split's slice of `partial`.

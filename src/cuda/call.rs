@@ -52,11 +52,19 @@ pub struct Launch {
     pub shared: u32,
     /// Tensor maps of what it copies box by box.
     pub maps: Vec<TensorMap>,
+    /// Tiles that the blocks of the grid's first direction share, where each takes several: then the grid may have fewer.
+    pub tiles: Option<u32>,
 }
 
 impl Launch {
-    /// Without tensor maps.
+    /// Without tensor maps, each block with its own part of the result.
     pub fn new(kernel: Kernel, grid: [u32; 3], call: Call, shared: u32) -> Self {
-        Self { kernel, grid, call, shared, maps: Vec::new() }
+        Self { kernel, grid, call, shared, maps: Vec::new(), tiles: None }
+    }
+
+    /// The grid for a card of so many multiprocessors: where blocks share tiles, no more than it holds at once. Sums are the same.
+    pub fn grid_on(&self, multiprocessors: u32) -> [u32; 3] {
+        let [x, y, z] = self.grid;
+        [self.tiles.map_or(x, |tiles| tiles.min((multiprocessors / (y * z)).max(1))), y, z]
     }
 }

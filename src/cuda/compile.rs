@@ -1,13 +1,11 @@
 //! NVRTC: from a kernel's source to a cubin for one architecture. Needs no GPU.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 use std::ptr;
-
-use cudarc::nvrtc::{result::NvrtcError, sys};
 
 use super::cache::{Cache, fingerprint};
 use super::kernel::{HEADERS, Kernel};
-use super::library;
+use super::library::{self, Nvrtc};
 use crate::error::{Error, Result};
 
 /// Options beside the architecture. No fast math: denormals, divisions and roundings are those of IEEE 754.
@@ -23,17 +21,16 @@ pub struct Compiled {
 }
 
 /// A program that NVRTC holds.
-struct Program(sys::nvrtcProgram);
+struct Program {
+    nvrtc: &'static Nvrtc,
+    handle: library::Program,
+}
 
 impl Drop for Program {
     fn drop(&mut self) {
         // SAFETY: the program is ours and not used again.
-        let _ = unsafe { sys::nvrtcDestroyProgram(&raw mut self.0) };
+        let _ = unsafe { (self.nvrtc.destroy)(&raw mut self.handle) };
     }
-}
-
-fn check(what: &str, result: sys::nvrtcResult) -> Result<()> {
-    result.result().map_err(|NvrtcError(code)| Error::Gpu(format!("NVRTC fails to {what}: {code:?}")))
 }
 
 fn text(text: &str) -> CString {
@@ -42,15 +39,16 @@ fn text(text: &str) -> CString {
 
 impl Program {
     fn new(source: &str) -> Result<Self> {
+        let nvrtc = library::nvrtc()?;
         let (source, name) = (text(source), text("ternax.cu"));
         let (names, texts): (Vec<CString>, Vec<CString>) = HEADERS.iter().map(|(name, header)| (text(name), text(header))).unzip();
         let pointers = |strings: &[CString]| strings.iter().map(|string| string.as_ptr()).collect::<Vec<*const c_char>>();
         let (names_at, texts_at) = (pointers(&names), pointers(&texts));
-        let mut program = Self(ptr::null_mut());
+        let mut program = Self { nvrtc, handle: ptr::null_mut() };
         // SAFETY: all strings end with a NUL and live through the call, which copies them.
-        let result = unsafe {
-            sys::nvrtcCreateProgram(
-                &raw mut program.0,
+        let code = unsafe {
+            (nvrtc.create)(
+                &raw mut program.handle,
                 source.as_ptr(),
                 name.as_ptr(),
                 HEADERS.len() as i32,
@@ -58,29 +56,35 @@ impl Program {
                 names_at.as_ptr(),
             )
         };
-        check("take the source", result).map(|()| program)
+        nvrtc.check("take the source", code).map(|()| program)
+    }
+
+    fn compile(&self, what: &str, options: &[&str]) -> Result<()> {
+        let options: Vec<CString> = options.iter().copied().map(text).collect();
+        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program lives, and so do the options.
+        self.nvrtc.check(what, unsafe { (self.nvrtc.compile)(self.handle, pointers.len() as i32, pointers.as_ptr()) })
+    }
+
+    /// What one pair of NVRTC's functions gives: a number of bytes, and these.
+    fn bytes(
+        &self,
+        what: &str,
+        size: unsafe extern "C" fn(library::Program, *mut usize) -> c_int,
+        get: unsafe extern "C" fn(library::Program, *mut c_char) -> c_int,
+    ) -> Result<Vec<u8>> {
+        let mut length = 0;
+        // SAFETY: the program lives and the number is writable.
+        self.nvrtc.check(what, unsafe { size(self.handle, &raw mut length) })?;
+        let mut bytes = vec![0_u8; length];
+        // SAFETY: the buffer is as long as NVRTC said.
+        self.nvrtc.check(what, unsafe { get(self.handle, bytes.as_mut_ptr().cast()) })?;
+        Ok(bytes)
     }
 
     fn log(&self) -> String {
-        let mut size = 0;
-        // SAFETY: the program lives and `size` is writable.
-        if check("give its log's size", unsafe { sys::nvrtcGetProgramLogSize(self.0, &raw mut size) }).is_err() {
-            return String::new();
-        }
-        let mut log = vec![0_u8; size];
-        // SAFETY: the buffer is as long as NVRTC said.
-        let _ = unsafe { sys::nvrtcGetProgramLog(self.0, log.as_mut_ptr().cast()) };
+        let log = self.bytes("give its log", self.nvrtc.log_size, self.nvrtc.log).unwrap_or_default();
         String::from_utf8_lossy(&log).trim_end_matches(['\0', '\n']).to_owned()
-    }
-
-    fn cubin(&self) -> Result<Vec<u8>> {
-        let mut size = 0;
-        // SAFETY: the program lives and `size` is writable.
-        check("give the cubin's size", unsafe { sys::nvrtcGetCUBINSize(self.0, &raw mut size) })?;
-        let mut cubin = vec![0_u8; size];
-        // SAFETY: the buffer is as long as NVRTC said.
-        check("give the cubin", unsafe { sys::nvrtcGetCUBIN(self.0, cubin.as_mut_ptr().cast()) })?;
-        Ok(cubin)
     }
 }
 
@@ -91,19 +95,18 @@ fn first_error(log: &str) -> &str {
 
 /// Compiles a source for one architecture, as in `sm_90a`.
 pub fn compile_source(source: &str, architecture: &str) -> Result<Compiled> {
-    library::nvrtc()?;
     let program = Program::new(source)?;
-    let options: Vec<CString> =
-        [format!("--gpu-architecture={architecture}")].iter().map(String::as_str).chain(OPTIONS).map(text).collect();
-    let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-    // SAFETY: the program lives, and so do the options.
-    let result = unsafe { sys::nvrtcCompileProgram(program.0, pointers.len() as i32, pointers.as_ptr()) };
+    let target = format!("--gpu-architecture={architecture}");
+    let compiled = program.compile(&format!("compile for {architecture}"), &[&[target.as_str()], &OPTIONS[..]].concat());
     let log = program.log();
-    if let Err(error) = check(&format!("compile for {architecture}"), result) {
+    if let Err(error) = compiled {
         let first = first_error(&log);
-        return Err(Error::Gpu(format!("{error}{}{first}", if first.is_empty() { "" } else { ": " })));
+        return Err(match error {
+            Error::Gpu(text) if !first.is_empty() => Error::Gpu(format!("{text}: {first}")),
+            error => error,
+        });
     }
-    Ok(Compiled { cubin: program.cubin()?, log })
+    Ok(Compiled { cubin: program.bytes("give the cubin", program.nvrtc.cubin_size, program.nvrtc.cubin)?, log })
 }
 
 /// Compiles a kernel for one architecture.
@@ -111,25 +114,26 @@ pub fn compile(kernel: &Kernel, architecture: &str) -> Result<Compiled> {
     compile_source(&kernel.source(), architecture)
 }
 
-/// NVRTC's version, as in `13.2`.
-fn version() -> Result<String> {
-    library::nvrtc()?;
+/// NVRTC's version and the size of its file: the releases of one version differ by that alone. Its own name for its build is known only to
+/// who compiles something, which costs more than to read a cubin.
+fn compiler() -> Result<String> {
+    let nvrtc = library::nvrtc()?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: both numbers are writable.
-    check("give its version", unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) })?;
-    Ok(format!("{major}.{minor}"))
+    nvrtc.check("give its version", unsafe { (nvrtc.version)(&raw mut major, &raw mut minor) })?;
+    Ok(format!("nvrtc {major}.{minor} of {} bytes", nvrtc.file_size))
 }
 
 /// What a compiled kernel depends on: the source, all headers, the options, the architecture and the compiler.
-fn key(source: &str, architecture: &str, compiler: &str) -> String {
-    let headers = HEADERS.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
-    format!("nvrtc {compiler}\n{architecture}\n{}\n{:032x}\n{source}", OPTIONS.join(" "), fingerprint(headers))
+fn key(source: &str, headers: &[(&str, &str)], options: &[&str], architecture: &str, compiler: &str) -> String {
+    let headers = headers.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+    format!("{compiler}\n{architecture}\n{}\n{:032x}\n{source}", options.join(" "), fingerprint(headers))
 }
 
 /// The cubin of a kernel, from the cache where it is there.
 pub fn cubin(kernel: &Kernel, architecture: &str, cache: &Cache) -> Result<Vec<u8>> {
     let source = kernel.source();
-    cache.get_or_build(&key(&source, architecture, &version()?), || {
+    cache.get_or_build(&key(&source, HEADERS, &OPTIONS, architecture, &compiler()?), || {
         log::debug!("compiling {} for {architecture}", kernel.class);
         compile_source(&source, architecture).map(|compiled| compiled.cubin)
     })
@@ -140,18 +144,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_changes_with_source_architecture_and_compiler() {
-        let source = Kernel::pack().source();
+    fn the_key_changes_with_everything_that_machine_code_depends_on() {
+        let (source, other) = (Kernel::pack().source(), Kernel::unpack().source());
+        let headers = [("a.cuh", "int a;"), ("b.cuh", "int b;")];
         let keys = [
-            key(&source, "sm_80", "13.0"),
-            key(&source, "sm_90a", "13.0"),
-            key(&source, "sm_80", "13.1"),
-            key(&Kernel::unpack().source(), "sm_80", "13.0"),
+            key(&source, &headers, &OPTIONS, "sm_80", "build 1"),
+            key(&other, &headers, &OPTIONS, "sm_80", "build 1"),
+            key(&source, &headers[..1], &OPTIONS, "sm_80", "build 1"),
+            key(&source, &[headers[0], ("b.cuh", "int c;")], &OPTIONS, "sm_80", "build 1"),
+            key(&source, &[headers[0], ("c.cuh", "int b;")], &OPTIONS, "sm_80", "build 1"),
+            key(&source, &headers, &OPTIONS[..2], "sm_80", "build 1"),
+            key(&source, &headers, &OPTIONS, "sm_90a", "build 1"),
+            key(&source, &headers, &OPTIONS, "sm_80", "build 2"),
         ];
         for (index, one) in keys.iter().enumerate() {
             assert!(keys[index + 1..].iter().all(|other| other != one), "{one}");
         }
-        assert_eq!(keys[0], key(&source, "sm_80", "13.0"));
+        assert_eq!(keys[0], key(&source, &headers, &OPTIONS, "sm_80", "build 1"));
     }
 
     #[test]

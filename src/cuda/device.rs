@@ -23,7 +23,8 @@ pub fn check(what: &str, result: CUresult) -> Result<()> {
         CUresult::CUDA_SUCCESS => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
         _ => "an unknown error".into(),
     };
-    Err(Error::Gpu(format!("the driver fails to {what}: {reason} ({result:?})")))
+    let text = format!("the driver fails to {what}: {reason} ({result:?})");
+    Err(if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY { Error::OutOfMemory(text) } else { Error::Gpu(text) })
 }
 
 /// A stream's context, current on this thread until this is dropped: XLA's own scopes rely on finding the one they left.
@@ -52,21 +53,26 @@ impl Current {
         self.context.addr()
     }
 
-    /// The architecture to compile for, as in `sm_90a`.
-    pub fn architecture(&self) -> Result<String> {
-        let mut device = 0;
+    fn attribute(&self, attribute: Attribute) -> Result<i32> {
+        let (mut device, mut value) = (0, 0);
         // SAFETY: a context is current; the number is writable.
         check("name the context's device", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
-        let attribute = |attribute| {
-            let mut value = 0;
-            // SAFETY: the driver gave the device; the number is writable.
-            let result = unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) };
-            check("tell the card's compute capability", result).map(|()| value)
-        };
+        // SAFETY: the driver gave the device; the number is writable.
+        check(&format!("tell {attribute:?}"), unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) })?;
+        Ok(value)
+    }
+
+    /// The architecture to compile for, as in `sm_90a`.
+    pub fn architecture(&self) -> Result<String> {
         architecture(
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         )
+    }
+
+    /// Multiprocessors of the card.
+    pub fn multiprocessors(&self) -> Result<u32> {
+        Ok(self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.unsigned_abs())
     }
 }
 
@@ -75,7 +81,12 @@ impl Drop for Current {
         let mut left = ptr::null_mut();
         // SAFETY: pops what `of` pushed.
         let result = unsafe { sys::cuCtxPopCurrent_v2(&raw mut left) };
-        debug_assert!(result == CUresult::CUDA_SUCCESS && left == self.context, "contexts are popped in the order they were pushed");
+        // What the call gave is worth more than a panic here; XLA's next one would say the same.
+        if let Err(error) = check("take back the context", result) {
+            log::error!("{error}");
+        } else if left != self.context {
+            log::error!("CUDA: another context was current than the one that ternax had pushed");
+        }
     }
 }
 

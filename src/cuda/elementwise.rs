@@ -84,14 +84,15 @@ pub(super) fn accumulate(operands: [&Tensor; 4], results: [&Tensor; 2], scratch:
     Ok(plan)
 }
 
-/// The dense weights, by 16 bytes at a time where groups and rows are made of those.
+/// The dense weights, by 16 bytes at a time where groups and rows are made of those and lie at multiples of them.
 pub(super) fn dequantize(trits: &Tensor, scale: &Tensor, weights: &Tensor, attributes: Attributes) -> Result<Plan> {
     let kernel = |chunks| Kernel::dequantize(scale.dtype, weights.dtype, chunks);
     let mut plan = bytes(kernel(false), "dequantize", trits, weights, Some(scale), (trits, weights), attributes)?;
     let each = 16 / weights.dtype.size();
+    let aligned = weights.address.is_multiple_of(16);
     for launch in &mut plan.launches {
         let elements: usize = weights.shape.iter().product();
-        if [launch.call.in_dim, launch.call.group].iter().all(|&size| (size as usize).is_multiple_of(each)) {
+        if aligned && [launch.call.in_dim, launch.call.group].iter().all(|&size| (size as usize).is_multiple_of(each)) {
             launch.kernel = kernel(true);
             launch.call.count = (elements / each) as i64;
             launch.grid[0] = blocks("dequantize", elements / each, 256)?;

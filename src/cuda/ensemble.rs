@@ -1,10 +1,8 @@
 //! Ensembles: one launch covers as many members as have a single stride in every operand.
 
+use super::plan::MOST_BLOCKS;
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
-
-/// Most members of one launch: the limit of a grid's second and third dimension.
-const MOST: usize = 65_535;
 
 /// Members that one launch covers, and where each operand and result starts.
 #[derive(Debug, PartialEq)]
@@ -20,7 +18,7 @@ pub struct Run {
 }
 
 /// Cuts the ensemble of dimensions `dims` into runs. The operands lead with these dimensions, or with 1 where they are shared.
-/// No run has more than `MOST / per_member` members.
+/// No run has more than `MOST_BLOCKS / per_member` members.
 pub fn runs(operation: &'static str, dims: &[usize], operands: &[(&'static str, &Tensor)], per_member: usize) -> Result<Vec<Run>> {
     let mut leads = Vec::new();
     for (argument, tensor) in operands {
@@ -35,6 +33,10 @@ pub fn runs(operation: &'static str, dims: &[usize], operands: &[(&'static str, 
     if members == 0 {
         return Ok(Vec::new());
     }
+    if per_member > MOST_BLOCKS {
+        let wanted = format!("be cut into at most {MOST_BLOCKS} parts");
+        return Err(Error::Argument { operation, argument: "contraction", wanted, found: per_member.to_string() });
+    }
     // Trailing dimensions over which every operand is all its own, or all shared.
     let uniform = |from: usize| {
         leads.iter().all(|lead| {
@@ -46,7 +48,7 @@ pub fn runs(operation: &'static str, dims: &[usize], operands: &[(&'static str, 
     let from = (0..=dims.len()).find(|&from| uniform(from)).unwrap_or(dims.len());
     let inner: usize = dims[from..].iter().product();
     let own: Vec<bool> = leads.iter().map(|lead| lead[from..].iter().any(|&dim| dim > 1)).collect();
-    let most = (MOST / per_member.max(1)).max(1);
+    let most = (MOST_BLOCKS / per_member.max(1)).max(1);
     let mut found = Vec::new();
     for outer in 0..members / inner {
         let starts: Vec<usize> =
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn launches_keep_to_the_limit_of_a_grid() {
-        let (launches, found) = members(&[7], &[&[7], &[1]], MOST / 3);
+        let (launches, found) = members(&[7], &[&[7], &[1]], MOST_BLOCKS / 3);
         assert_eq!(launches, 3);
         assert_eq!(found[6], [6, 0]);
     }

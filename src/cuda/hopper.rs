@@ -10,7 +10,7 @@ pub const STEPS: usize = 64;
 pub const SHARED: usize = 4 * (ROWS + COLUMNS) * STEPS * 2 + 64;
 /// Fewer tokens are left to the kernels of every architecture.
 pub const FEWEST_TOKENS: usize = 256;
-/// Blocks that a card holds at once.
+/// Blocks that a large card holds at once: what parts are counted with. A launch takes the number of the card at hand.
 const BLOCKS: usize = 132;
 
 /// The tiles of a result.

@@ -73,7 +73,7 @@ pub unsafe fn execute(plan: &Plan, stream: *mut c_void) -> Result<()> {
         let function = modules::find(&current, &launch.kernel)?;
         let maps = encoded(&launch.maps)?;
         let mut parameters = [ptr::from_ref(&launch.call).cast_mut().cast::<c_void>(), ptr::from_ref(&maps).cast_mut().cast()];
-        let [x, y, z] = launch.grid;
+        let [x, y, z] = if launch.tiles.is_some() { launch.grid_on(current.multiprocessors()?) } else { launch.grid };
         // SAFETY: the function takes a `Call` and perhaps tensor maps, which the driver copies; the rest is the caller's promise.
         let result = unsafe {
             let stream = stream as CUstream;

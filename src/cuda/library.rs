@@ -1,5 +1,6 @@
 //! The libraries of CUDA, looked up when they are first used: nothing is linked, and a machine without them loads ternax just as well.
 
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{env, fs};
@@ -8,7 +9,7 @@ use libloading::Library;
 
 use crate::error::{Error, Result};
 
-/// Names that libnvrtc has, the newest first. A library that is loaded is found by the last part alone.
+/// Names that libnvrtc has, the newest first.
 const NVRTC: [&str; 2] = if cfg!(windows) { ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"] } else { ["libnvrtc.so.13", "libnvrtc.so.12"] };
 
 /// Folders that hold pip's packages of NVIDIA, each a folder `nvidia` of some site-packages.
@@ -43,33 +44,86 @@ fn candidates(given: Option<PathBuf>, folders: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// Loads libnvrtc, once; later look-ups by its name alone find it. The error says where it was looked for.
-pub fn nvrtc() -> Result<()> {
-    static LOADED: OnceLock<()> = OnceLock::new();
-    if LOADED.get().is_some() {
-        return Ok(());
-    }
-    let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let candidates = candidates(env::var_os("TERNAX_NVRTC").map(PathBuf::from), &folders);
-    open(&candidates)?;
-    // SAFETY: only opens libraries; the one above is open, so that its name is known.
-    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Err(Error::Gpu(format!("none of {candidates:?} is known by a name that the system's loader finds")));
-    }
-    LOADED.get_or_init(|| ());
-    Ok(())
+/// Declares the functions of NVRTC that are used; each returns a code, 0 where nothing went wrong.
+macro_rules! nvrtc {
+    ($($(#[$about:meta])* $field:ident = $name:literal ($($argument:ty),*);)+) => {
+        /// Functions of one libnvrtc, which stays open for the life of the process.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Nvrtc {
+            $($(#[$about])* pub $field: unsafe extern "C" fn($($argument),*) -> c_int,)+
+            /// The text of a code.
+            error_string: unsafe extern "C" fn(c_int) -> *const c_char,
+            /// Bytes of the library's file; 0 where only the system knows which file it is.
+            pub file_size: u64,
+        }
+
+        impl Nvrtc {
+            fn of(library: &Library, file_size: u64) -> std::result::Result<Self, libloading::Error> {
+                // SAFETY: functions of these names have had these signatures in every release.
+                unsafe { Ok(Self { $($field: *library.get($name)?,)+ error_string: *library.get(b"nvrtcGetErrorString")?, file_size }) }
+            }
+
+            /// Turns a code into an error that says what failed.
+            pub fn check(&self, what: &str, code: c_int) -> Result<()> {
+                if code == 0 {
+                    return Ok(());
+                }
+                // SAFETY: any number may be asked for; the text is a constant of the library's.
+                let reason = unsafe { CStr::from_ptr((self.error_string)(code)) }.to_string_lossy();
+                Err(Error::Gpu(format!("NVRTC fails to {what}: {reason}")))
+            }
+        }
+    };
 }
 
-/// Opens the first of `candidates` that can be, for the life of the process.
-fn open(candidates: &[PathBuf]) -> Result<()> {
+nvrtc! {
+    /// Its version, in two numbers.
+    version = b"nvrtcVersion" (*mut c_int, *mut c_int);
+    /// Takes a source, its name, and headers with theirs.
+    create = b"nvrtcCreateProgram" (*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char);
+    /// Frees a program.
+    destroy = b"nvrtcDestroyProgram" (*mut Program);
+    /// Compiles it with options.
+    compile = b"nvrtcCompileProgram" (Program, c_int, *const *const c_char);
+    /// Bytes of what the compiler said.
+    log_size = b"nvrtcGetProgramLogSize" (Program, *mut usize);
+    /// What it said.
+    log = b"nvrtcGetProgramLog" (Program, *mut c_char);
+    /// Bytes of the machine code.
+    cubin_size = b"nvrtcGetCUBINSize" (Program, *mut usize);
+    /// The machine code.
+    cubin = b"nvrtcGetCUBIN" (Program, *mut c_char);
+}
+
+/// `nvrtcProgram`
+pub type Program = *mut c_void;
+
+/// NVRTC, opened once: that of the first place where there is one. The error says where it was looked for.
+pub fn nvrtc() -> Result<&'static Nvrtc> {
+    static OPENED: OnceLock<Nvrtc> = OnceLock::new();
+    if let Some(opened) = OPENED.get() {
+        return Ok(opened);
+    }
+    let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let opened = open(&candidates(env::var_os("TERNAX_NVRTC").map(PathBuf::from), &folders))?;
+    Ok(OPENED.get_or_init(|| opened))
+}
+
+/// Opens the first of `candidates` that can be, for the life of the process. Functions are taken from that library: to look for them by
+/// the library's name would find whichever was loaded first, jax's own.
+fn open(candidates: &[PathBuf]) -> Result<Nvrtc> {
     let mut reasons = Vec::new();
     for path in candidates {
         // SAFETY: NVIDIA's library, whose initialisers only set up its own state.
-        match unsafe { Library::new(path) } {
-            Ok(library) => {
+        let opened = unsafe { Library::new(path) }.and_then(|library| {
+            let file_size = fs::metadata(path).map_or(0, |file| file.len());
+            Nvrtc::of(&library, file_size).map(|functions| (library, functions))
+        });
+        match opened {
+            Ok((library, functions)) => {
                 log::debug!("NVRTC is {}", path.display());
                 std::mem::forget(library);
-                return Ok(());
+                return Ok(functions);
             }
             Err(error) => reasons.push(format!("{}: {error}", path.display())),
         }

@@ -3,8 +3,9 @@
 //! Modules stay loaded for the life of the process, since CUDA graphs outlive the programs that recorded them.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::ptr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute as Attribute, CUresult};
 
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// Shared memory that a block may use without asking.
 const DEFAULT_SHARED: u32 = 48 << 10;
-/// First driver that can load a function ahead of its launch.
+/// First driver that has a call to load a function ahead of its launch; those before load it where it is looked up.
 const LOADS_FUNCTIONS: i32 = 12_040;
 
 /// A kernel in one context; the number is the driver's `CUfunction`.
@@ -26,26 +27,32 @@ struct Loaded {
     shared: u32,
 }
 
-/// A lock for each kernel, so that compiling one holds up no other.
-type Slot = Arc<Mutex<Option<Loaded>>>;
+/// What is made once for each key and kept, under a lock of its own, so that making one holds up no other.
+type Slots<K, V> = RwLock<HashMap<K, Slot<V>>>;
+type Slot<V> = Arc<Mutex<Option<V>>>;
 
-fn slots() -> &'static RwLock<HashMap<(usize, String), Slot>> {
-    static SLOTS: OnceLock<RwLock<HashMap<(usize, String), Slot>>> = OnceLock::new();
-    SLOTS.get_or_init(RwLock::default)
+/// Kernels by context and class.
+static LOADED: LazyLock<Slots<(usize, String), Loaded>> = LazyLock::new(RwLock::default);
+/// Machine code by architecture and class: cards of one kind compile it once.
+static CUBINS: LazyLock<Slots<(String, String), Arc<[u8]>>> = LazyLock::new(RwLock::default);
+
+fn known<K: Eq + Hash, V>(slots: &Slots<K, V>, key: &K) -> Option<Slot<V>> {
+    slots.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
 }
 
-fn slot(context: usize, kernel: &Kernel) -> Option<Slot> {
-    slots().read().unwrap_or_else(PoisonError::into_inner).get(&(context, kernel.class.clone())).cloned()
+fn slot<K: Eq + Hash, V>(slots: &Slots<K, V>, key: K) -> Slot<V> {
+    known(slots, &key).unwrap_or_else(|| slots.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone())
+}
+
+fn lock<V>(slot: &Mutex<Option<V>>) -> MutexGuard<'_, Option<V>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sees to it that a kernel is loaded in the current context, with room for `shared` bytes of shared memory. Idempotent: XLA initialises
 /// before every execution.
 pub fn prepare(current: &Current, kernel: &Kernel, shared: u32) -> Result<()> {
-    let slot = slot(current.key(), kernel).unwrap_or_else(|| {
-        let mut slots = slots().write().unwrap_or_else(PoisonError::into_inner);
-        slots.entry((current.key(), kernel.class.clone())).or_default().clone()
-    });
-    let mut held = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = slot(&LOADED, (current.key(), kernel.class.clone()));
+    let mut held = lock(&slot);
     let loaded = match *held {
         Some(loaded) if loaded.shared >= shared => return Ok(()),
         Some(loaded) => loaded,
@@ -62,9 +69,20 @@ pub fn prepare(current: &Current, kernel: &Kernel, shared: u32) -> Result<()> {
     Ok(())
 }
 
-/// Compiles a kernel for the current context's card, or takes it from the cache, and loads it.
+/// Compiles a kernel for an architecture, or takes it from the cache.
+fn cubin(kernel: &Kernel, architecture: String) -> Result<Arc<[u8]>> {
+    let slot = slot(&CUBINS, (architecture.clone(), kernel.class.clone()));
+    let mut held = lock(&slot);
+    if let Some(cubin) = &*held {
+        return Ok(cubin.clone());
+    }
+    let cubin: Arc<[u8]> = compile::cubin(kernel, &architecture, &Cache::of_user())?.into();
+    Ok(held.insert(cubin).clone())
+}
+
+/// Loads a kernel in the current context.
 fn load(current: &Current, kernel: &Kernel) -> Result<CUfunction> {
-    let cubin = compile::cubin(kernel, &current.architecture()?, &Cache::of_user())?;
+    let cubin = cubin(kernel, current.architecture()?)?;
     let (mut module, mut function, mut version) = (ptr::null_mut(), ptr::null_mut(), 0);
     // SAFETY: a whole cubin, and a context that is current.
     let result = unsafe { sys::cuModuleLoadData(&raw mut module, cubin.as_ptr().cast()) };
@@ -85,7 +103,7 @@ fn load(current: &Current, kernel: &Kernel) -> Result<CUfunction> {
     // SAFETY: the number is writable.
     check("tell its version", unsafe { sys::cuDriverGetVersion(&raw mut version) })?;
     if version >= LOADS_FUNCTIONS {
-        // Loaded lazily at its first launch it would fail inside a stream capture.
+        // Loaded at its first launch, as newer drivers do, it would fail inside a stream capture.
         // SAFETY: the function was found.
         check(&format!("load {}", kernel.class), unsafe { sys::cuFuncLoad(function) })?;
     }
@@ -95,7 +113,7 @@ fn load(current: &Current, kernel: &Kernel) -> Result<CUfunction> {
 
 /// The function of a kernel that was prepared in the current context.
 pub fn find(current: &Current, kernel: &Kernel) -> Result<CUfunction> {
-    let held = slot(current.key(), kernel).and_then(|slot| *slot.lock().unwrap_or_else(PoisonError::into_inner));
+    let held = known(&LOADED, &(current.key(), kernel.class.clone())).and_then(|slot| *lock(&slot));
     held.map(|loaded| ptr::with_exposed_provenance_mut(loaded.function))
         .ok_or_else(|| Error::Gpu(format!("{} was not initialised before it ran", kernel.class)))
 }

@@ -1,5 +1,6 @@
-//! From one custom call to its launches: shapes checked, kernels chosen, grids and shared memory counted. Depends on shapes and
-//! types alone, never on the card, so that every card gives the same sums; but for Hopper, whose own launches stand beside the others.
+//! From one custom call to its launches: shapes checked, kernels chosen, grids and shared memory counted. Sums depend on shapes and types
+//! alone, never on the card, so that every card gives the same; but for Hopper, whose own launches stand beside the others. Where operands
+//! lie decides only how they are copied.
 
 use super::call::{Call, Launch};
 use super::elementwise::{accumulate, bytes, dequantize, scales};
@@ -16,6 +17,8 @@ use Dtype::{Bfloat16, Float16, Float32, Uint8};
 const FEW_ROWS: usize = 64;
 /// Blocks that fill a large card twice.
 const BLOCKS: usize = 264;
+/// Most blocks in the second and third direction of a grid.
+pub(super) const MOST_BLOCKS: usize = 65_535;
 /// Dynamic shared memory that every card from sm_80 on gives one block.
 const SHARED: usize = 96 << 10;
 
@@ -201,6 +204,20 @@ pub(super) fn blocks(operation: &'static str, count: usize, each: usize) -> Resu
     Ok(size(operation, "elements", count.div_ceil(each))? as u32)
 }
 
+/// Blocks in the second direction of a grid, each of which has `each` of the `count` elements of an argument's dimension.
+fn second_blocks(operation: &'static str, argument: &'static str, count: usize, each: usize) -> Result<u32> {
+    let most = MOST_BLOCKS * each;
+    if count > most {
+        return Err(Error::Argument { operation, argument, wanted: format!("be at most {most}"), found: count.to_string() });
+    }
+    Ok(count.div_ceil(each) as u32)
+}
+
+/// Whether copies of 16 bytes may start at the rows of this operand.
+fn is_aligned(tensor: &Tensor, columns: usize) -> bool {
+    tensor.address.is_multiple_of(16) && columns.is_multiple_of(8)
+}
+
 /// The two matrix products.
 struct Product<'a> {
     operation: &'static str,
@@ -225,6 +242,8 @@ struct Shape {
     split_steps: usize,
     splits: usize,
     shared: usize,
+    /// Tiles of one member and split that its blocks share, where each takes several.
+    tiles: Option<u32>,
 }
 
 impl<'a> Product<'a> {
@@ -287,7 +306,8 @@ impl<'a> Product<'a> {
         let wanted = (BLOCKS / (rows * members).max(1)).clamp(1, units.div_ceil(sizes.stage_units));
         let split_steps = units.div_ceil(wanted).min(((SHARED - ring) / unit).max(1));
         let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
-        Ok(Shape { kernel, grid, split_steps, splits: units.div_ceil(split_steps), shared: ring + split_steps * unit })
+        let splits = units.div_ceil(split_steps);
+        Ok(Shape { kernel, grid, split_steps, splits, shared: ring + split_steps * unit, tiles: None })
     }
 
     /// The kernel by bit planes: splits as in [`few`](Self::few).
@@ -302,15 +322,15 @@ impl<'a> Product<'a> {
         let split_steps = whole(steps.div_ceil(wanted)).min(most);
         let grid = [size(self.operation, "out_dim", rows)? as u32, 1];
         let kernel = Kernel::matmul_planes(self.data.dtype, self.scale.dtype, tokens);
-        Ok(Shape { kernel, grid, split_steps, splits: steps.div_ceil(split_steps), shared: sizes.fixed + split_steps * sizes.step })
+        let splits = steps.div_ceil(split_steps);
+        Ok(Shape { kernel, grid, split_steps, splits, shared: sizes.fixed + split_steps * sizes.step, tiles: None })
     }
 
     /// The kernels in tiles: the contraction is split where there are few tiles and many steps.
     fn tiles(&self, members: usize) -> Result<Shape> {
         let (x, scale, group) = (self.data.dtype, self.scale.dtype, self.group());
-        let aligned = |size: usize| size.is_multiple_of(8);
         let (kernel, steps, shared) = if self.forward {
-            let asynchronous = copies(x) && aligned(self.layout.in_dim()) && aligned(group);
+            let asynchronous = copies(x) && is_aligned(self.data, self.layout.in_dim()) && group.is_multiple_of(8);
             let (each, limbs) = (tile_steps(group), if x == Float32 { 3 } else { 1 });
             let plane = TILE * (2 * each + 16);
             let folded = x == Bfloat16 && scale == Bfloat16;
@@ -318,7 +338,7 @@ impl<'a> Product<'a> {
             let steps = self.layout.groups() * group.div_ceil(each);
             (Kernel::matmul_many(x, scale, group, asynchronous), steps, if asynchronous { 3 } else { 2 } * stage)
         } else {
-            let asynchronous = copies(x) && aligned(self.out_dim);
+            let asynchronous = copies(x) && is_aligned(self.data, self.out_dim);
             let limbs_a = if x == Float32 { 3 } else { 1 };
             let limbs_b = match (x, scale) {
                 (Float16, _) => 2,
@@ -333,8 +353,9 @@ impl<'a> Product<'a> {
         let grid = [self.tokens.div_ceil(TILE), self.result_dim().div_ceil(TILE)];
         let tiles = grid[0] * grid[1] * members;
         let (splits, split_steps) = parts(tiles, steps);
-        let grid = [size(self.operation, "tokens", grid[0])? as u32, size(self.operation, "out_dim", grid[1])? as u32];
-        Ok(Shape { kernel, grid, split_steps, splits, shared })
+        let columns = if self.forward { "out_dim" } else { "in_dim" };
+        let grid = [size(self.operation, "tokens", grid[0])? as u32, second_blocks(self.operation, columns, self.result_dim(), TILE)?];
+        Ok(Shape { kernel, grid, split_steps, splits, shared, tiles: None })
     }
 
     /// Either product in bfloat16 or float16 on Hopper's warpgroups, with at most as many parts as there is scratch for.
@@ -355,7 +376,8 @@ impl<'a> Product<'a> {
         let splits = steps.div_ceil(split_steps).max(1);
         let blocks = if half { tiles.own_blocks() } else { tiles.shared_blocks(splits) };
         let shared = hopper::SHARED + if half { 4 * wide } else { 0 };
-        let shape = Shape { kernel, grid: [blocks, 1], split_steps, splits, shared };
+        let shared_tiles = (!half).then(|| tiles.own_blocks());
+        let shape = Shape { kernel, grid: [blocks, 1], split_steps, splits, shared, tiles: shared_tiles };
         Some((shape, self.tokens >= hopper::FEWEST_TOKENS && has_decoder(self.group())))
     }
 
@@ -401,7 +423,7 @@ impl<'a> Product<'a> {
             } else {
                 [shape.grid[0], shape.grid[1], members * splits]
             };
-            launches.push(Launch::new(shape.kernel.clone(), grid, call, shape.shared as u32));
+            launches.push(Launch { tiles: shape.tiles, ..Launch::new(shape.kernel.clone(), grid, call, shape.shared as u32) });
             if shape.splits > 1 {
                 let call = Call {
                     operands: [call.results[1], 0, 0, 0],
@@ -446,12 +468,12 @@ fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], 
     let (tokens, scores): (usize, _) = (rows.iter().product(), out_dim * layout.groups());
     let group = layout.group_size().min(in_dim);
     let together = (TILE / group).max(1);
-    let aligned = [in_dim, out_dim, together * group].iter().all(|size| size.is_multiple_of(8));
+    let aligned = is_aligned(x, in_dim) && is_aligned(dy, out_dim) && (together * group).is_multiple_of(8);
     let asynchronous = copies(x.dtype) && aligned;
     let (limbs, each) = if x.dtype == Float32 { (3, 16) } else { (1, 32) };
     let ring = if asynchronous { 3 } else { 2 } * 2 * limbs * each * (2 * TILE + 16);
     let shared = ring.max(TILE * (TILE + 4)) as u32;
-    let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, blocks(OPERATION, layout.groups(), together)?];
+    let grid = [blocks(OPERATION, out_dim.max(1), TILE)?, second_blocks(OPERATION, "in_dim", in_dim, together * group)?];
     let operands = [(x, tokens * in_dim), (dy, tokens * out_dim), (trits, out_dim * layout.row_bytes())];
     let mut plan = Plan { launches: Vec::new(), scratch: 0, hopper: None };
     let members: usize = votes.shape.iter().product();
@@ -472,7 +494,7 @@ fn correlate(operands: [&Tensor; 3], results: [&Tensor; 2], scratch: &[Tensor], 
         call.result_strides[2] = partial as i64;
         let grid = [grid[0], grid[1], members * splits as u32];
         plan.launches.push(Launch::new(Kernel::correlate(x.dtype, asynchronous), grid, call, shared));
-        if splits > 1 {
+        if splits > 1 && scores > 0 {
             let call = Call {
                 operands: [call.results[2], call.operands[2], 0, 0],
                 operand_strides: [partial as i64, call.operand_strides[2], 0, 0],

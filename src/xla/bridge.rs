@@ -5,6 +5,7 @@
 //! is one handler in C++, one function here and one line of the table.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::{OsString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -88,6 +89,23 @@ mod ffi {
         ) -> Result<()>;
     }
 
+    /// Whose fault an error of a custom call is.
+    #[derive(Clone, Copy, Debug)]
+    enum Fault {
+        /// The caller's: a wrong operand.
+        Input,
+        /// The card has no memory left.
+        Memory,
+        /// CUDA's, or this machine's.
+        Cuda,
+        /// Ours.
+        Bug,
+    }
+
+    extern "Rust" {
+        fn last_fault() -> Fault;
+    }
+
     /// What became of a host call.
     struct Outcome {
         /// 0: done; 1: refused, the input is wrong; 2: a bug of ours; 3: the system refused; below 0: it gave minus this number.
@@ -128,11 +146,30 @@ mod dtype {
     pub const BF16: i32 = 16;
 }
 
+thread_local! {
+    /// Of this thread's last error: cxx hands over its text alone.
+    static LAST_FAULT: Cell<ffi::Fault> = const { Cell::new(ffi::Fault::Bug) };
+}
+
+/// Whose fault the last error of a custom call on this thread was.
+fn last_fault() -> ffi::Fault {
+    LAST_FAULT.get()
+}
+
 /// Runs `body` and turns a panic into an error: cxx itself would abort the process.
 fn guarded(body: impl FnOnce() -> Result<()>) -> Result<()> {
     crate::logging::start();
     let _keep_denormals = KeepDenormals::new();
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Error::Panic(panic_message(payload))))
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Error::Panic(panic_message(payload))));
+    if let Err(error) = &result {
+        LAST_FAULT.set(match error {
+            Error::OutOfMemory(_) => ffi::Fault::Memory,
+            Error::Gpu(_) => ffi::Fault::Cuda,
+            Error::Panic(_) => ffi::Fault::Bug,
+            _ => ffi::Fault::Input,
+        });
+    }
+    result
 }
 
 fn panic_message(payload: Box<dyn Any + Send>) -> String {

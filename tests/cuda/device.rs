@@ -24,48 +24,67 @@ impl<T: Activation + Element> Number for T {}
 pub struct Buffer<'m> {
     machine: &'m Machine,
     words: Vec<u128>,
+    /// Bytes before the first element.
+    skipped: usize,
     shape: Vec<usize>,
     dtype: Dtype,
 }
 
 impl<'m> Buffer<'m> {
-    fn with_words(machine: &'m Machine, words: Vec<u128>, shape: &[usize], dtype: Dtype) -> Self {
-        machine.register(words.as_ptr().cast(), shape.iter().product::<usize>() * dtype.size());
-        Self { machine, words, shape: shape.into(), dtype }
+    fn with_words(machine: &'m Machine, words: Vec<u128>, skipped: usize, shape: &[usize], dtype: Dtype) -> Self {
+        let buffer = Self { machine, words, skipped, shape: shape.into(), dtype };
+        machine.register(buffer.start().cast(), shape.iter().product::<usize>() * dtype.size());
+        buffer
+    }
+
+    fn start(&self) -> *const u8 {
+        self.words.as_ptr().cast::<u8>().wrapping_add(self.skipped)
     }
 
     /// An operand.
     pub fn of<T: Element>(machine: &'m Machine, values: &[T], shape: &[usize]) -> Self {
+        Self::beside(machine, values, shape, 0)
+    }
+
+    /// An operand that lies so many elements behind an aligned address.
+    pub fn beside<T: Element>(machine: &'m Machine, values: &[T], shape: &[usize], skipped: usize) -> Self {
         assert_eq!(values.len(), shape.iter().product::<usize>());
+        let skipped = skipped * size_of::<T>();
         // Never empty, so that every buffer has an address of its own.
-        let mut words = vec![0u128; size_of_val(values).div_ceil(16).max(1)];
+        let mut words = vec![0u128; (skipped + size_of_val(values)).div_ceil(16).max(1)];
+        let to = words.as_mut_ptr().cast::<u8>().wrapping_add(skipped);
         // SAFETY: the words have room for the values, and every bit pattern is a number.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), words.as_mut_ptr().cast(), size_of_val(values)) };
-        Self::with_words(machine, words, shape, T::DTYPE)
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), to, size_of_val(values)) };
+        Self::with_words(machine, words, skipped, shape, T::DTYPE)
     }
 
     /// A result: every bit is 1, which no kernel should leave behind.
     pub fn result(machine: &'m Machine, dtype: Dtype, shape: &[usize]) -> Self {
-        let bytes = shape.iter().product::<usize>() * dtype.size();
-        Self::with_words(machine, vec![u128::MAX; bytes.div_ceil(16).max(1)], shape, dtype)
+        Self::result_beside(machine, dtype, shape, 0)
+    }
+
+    /// A result that lies so many elements behind an aligned address.
+    pub fn result_beside(machine: &'m Machine, dtype: Dtype, shape: &[usize], skipped: usize) -> Self {
+        let (skipped, bytes) = (skipped * dtype.size(), shape.iter().product::<usize>() * dtype.size());
+        Self::with_words(machine, vec![u128::MAX; (skipped + bytes).div_ceil(16).max(1)], skipped, shape, dtype)
     }
 
     /// What it holds.
     pub fn values<T: Element>(&self) -> &[T] {
         assert_eq!(T::DTYPE, self.dtype);
         // SAFETY: the words hold that many elements; every bit pattern is a number.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.shape.iter().product()) }
+        unsafe { std::slice::from_raw_parts(self.start().cast(), self.shape.iter().product()) }
     }
 
     /// Its description for a call.
     pub fn tensor(&self) -> Tensor {
-        Tensor { dtype: self.dtype, shape: self.shape.clone(), address: self.words.as_ptr() as u64 }
+        Tensor { dtype: self.dtype, shape: self.shape.clone(), address: self.start() as u64 }
     }
 }
 
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
-        self.machine.forget(self.words.as_ptr().cast());
+        self.machine.forget(self.start().cast());
     }
 }
 

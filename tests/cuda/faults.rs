@@ -56,7 +56,7 @@ const FAULTS: &[Fault] = &[
     fault("matmul_few.cuh", "    SyncBlock();\n\n    float sums", "\n    float sums", FEW, [3, 2000, 20, 32]),
     fault("matmul_few.cuh", "WaitForCopies<kStages - 2>();", "WaitForCopies<kStages - 1>();", FEW, [3, 2000, 20, 32]),
     fault("matmul_few.cuh", "SyncWarp();  // the whole", "// the whole", FEW, [3, 4000, 20, 32]),
-    fault("matmul_few.cuh", "SyncWarp();\n    for (int i = lane;", "for (int i = lane;", FEW, [3, 64, 20, 32]),
+    fault("matmul_few.cuh", "SyncWarp();\n    bool finite", "bool finite", FEW, [3, 64, 20, 32]),
     fault("matmul_few.cuh", "byte0)) & 15;", "byte0)) & 12;", FEW, [3, 96, 20, 32]),
     fault("matmul_few.cuh", "& 3));", "& 0));", FEW_NARROW, [3, 96, 20, 32]),
     fault("matmul_few.cuh", "8 * kWindows + 15, 16)", "8 * kWindows, 16)", FEW, [3, 1280, 20, 32]),
@@ -119,7 +119,7 @@ const FAULTS: &[Fault] = &[
     fault("matmul_transposed.cuh", "256u << digit", "256u", TRANSPOSED, [20, 96, 20, 32]),
     fault(
         "matmul_transposed.cuh",
-        "if constexpr (kHalf) weights[i] = MultiplyRounded(weights[i], factor);",
+        "if constexpr (kLimbsB > 1) weights[i] = MultiplyRounded(weights[i], factor);",
         "",
         TRANSPOSED_HALF,
         [20, 96, 40, 32],

@@ -164,7 +164,10 @@ impl Machine {
         // SAFETY: the signature of tests/cuda/emulation/entry.h.
         let launcher: Symbol<'_, Launcher> = unsafe { self.library.get(b"emulation_launch") }.expect("the launcher");
         let (name, mut message) = (CString::new(name).expect("no NUL"), [0; 2048]);
-        let Launch { kernel, grid, call, shared, maps } = launch;
+        let Launch { kernel, grid, call, shared, maps, tiles: _ } = launch;
+        if grid.contains(&0) || grid[1..].iter().any(|&blocks| blocks > 65_535) {
+            return Err(format!("no card takes a grid of {grid:?}"));
+        }
         let argument = std::ptr::from_ref(call).cast();
         // SAFETY: all pointers live through the call; addresses in `call` are checked against the registered buffers.
         let code = unsafe {

@@ -278,6 +278,64 @@ fn scores_are_split_over_the_tokens_only_where_there_are_few_tiles_and_many_toke
 }
 
 #[test]
+fn no_launch_is_empty_where_a_dimension_is() {
+    let mut launches = 0;
+    for (tokens, in_dim, out) in [(0, 64, 64), (512, 64, 0), (100_000, 8, 0), (1, 64, 0), (0, 64, 0), (512, 1, 0)] {
+        for (x, scale) in PRODUCTS {
+            let plans = layer(tokens, in_dim, out, 32, x, scale);
+            let alternatives = plans.iter().filter_map(|plan| plan.hopper.as_ref());
+            for launch in plans.iter().flat_map(|plan| &plan.launches).chain(alternatives.flat_map(|plan| &plan.launches)) {
+                assert!(launch.grid.iter().all(|&blocks| blocks > 0), "{tokens} tokens, {out}x{in_dim}: {launch:?}");
+                launches += 1;
+            }
+        }
+    }
+    assert!(launches > 0);
+}
+
+#[test]
+fn weights_that_no_grid_covers_are_refused_by_their_dimension() {
+    let wide = 128 * 65_535;
+    let calls = |in_dim: usize, out: usize| {
+        let [trits, scale] = weight(in_dim, out, 32, Dtype::Bfloat16);
+        let (x, y) = (tensor(Dtype::Bfloat16, &[20, in_dim]), tensor(Dtype::Bfloat16, &[20, out]));
+        let score = tensor(Dtype::Float32, &scale.shape);
+        [
+            planned("matmul", vec![x.clone(), trits.clone(), scale.clone()], vec![y.clone()], grouped(32)),
+            planned("matmul_transposed", vec![y.clone(), trits.clone(), scale], vec![x.clone()], grouped(32)),
+            planned("correlate", vec![x, y, trits], vec![score, tensor(Dtype::Float32, &[])], grouped(32)),
+        ]
+        .map(|plan| plan.err())
+    };
+    assert_eq!(calls(32, wide), [None, None, None]);
+    assert_eq!(calls(wide, 32), [None, None, None]);
+    let [forward, backward, scores] = calls(32, wide + 1);
+    assert!(forward.expect("too wide").contains("matmul: out_dim must be at most 8388480, found 8388481"));
+    assert_eq!((backward, scores), (None, None));
+    let [forward, backward, scores] = calls(wide + 32, 32);
+    assert_eq!(forward, None);
+    for error in [backward, scores] {
+        assert!(error.expect("too wide").contains("in_dim must be at most 8388480, found 8388512"));
+    }
+}
+
+#[test]
+fn blocks_that_share_tiles_are_as_many_as_the_card_has_multiprocessors() {
+    let plan = |tokens| layer(tokens, 4096, 4096, 32, Dtype::Bfloat16, Dtype::Bfloat16);
+    let (many, fewer) = (plan(4096), plan(256));
+    for product in &many[..2] {
+        let launch = &product.on("sm_90a", true)[0];
+        for (card, wanted) in [(132, 132), (114, 114), (1, 1), (1000, 512)] {
+            assert_eq!(launch.grid_on(card), [wanted, 1, 1], "16 by 32 tiles");
+        }
+    }
+    let parts = &fewer[0].on("sm_90a", true)[0];
+    assert_eq!((parts.grid_on(132), parts.grid_on(114), parts.grid_on(60)), ([32, 1, 4], [28, 1, 4], [15, 1, 4]), "32 tiles in 4 parts");
+    let scores = &many[2].on("sm_90a", true)[0];
+    assert_eq!(scores.grid_on(1), scores.grid, "each block has its own tile");
+}
+
+#[test]
 fn wrong_operands_are_refused_by_name() {
     let refused = |operation: &str, operands: Vec<Tensor>, results: Vec<Tensor>, group_size: i64| {
         planned(operation, operands, results, Attributes { group_size, ..Attributes::default() }).expect_err("a wrong call")

@@ -5,8 +5,8 @@ use ternax::cuda::kernel::PRODUCTS;
 use ternax::cuda::tensor::Dtype;
 
 use crate::common::{Problem, SHAPES, Shape, Values, assert_close};
-use crate::device::{Buffer, Number, call, grouped, under_every_schedule};
-use crate::machine::{Machine, Options};
+use crate::device::{Buffer, Number, call, grouped, planned, under_every_schedule};
+use crate::machine::{Machine, OPTIONS, Options};
 
 /// Shapes beyond the shared table: groups of several units, contractions of 16 steps, aligned rows, several tiles in each direction.
 const MORE: &[Shape] = &[
@@ -137,8 +137,36 @@ fn float16_gradients_survive_scales_of_any_size() {
         for (index, scale) in problem.scale.iter_mut().enumerate() {
             *scale *= 2f32.powi(size - (index * 7 % 18) as i32);
         }
-        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(false);
+        let found = Case { problem: &problem, narrow: false, options: OPTIONS[0] }.product::<f32>(false);
         assert_close(&found, &problem.matmul_transposed(), 40, &format!("scales about 2^{size}"));
+    }
+}
+
+#[test]
+fn operands_that_lie_anywhere_have_the_same_products() {
+    let machine = Machine::get();
+    for tokens in [1, 2, 3, 20] {
+        let shape = Shape { tokens, in_dim: 64, out_dim: 40, group_size: 32 };
+        let problem = problem::<bf16>(shape, Values::Dyadic, true);
+        let scale: Vec<bf16> = problem.scale.iter().map(|&scale| bf16::from_f32(scale)).collect();
+        let trits = Buffer::of(machine, &problem.packed, &[40, 2, 7]);
+        let scale = Buffer::of(machine, &scale, &[40, 2]);
+        for (operation, data, from, to, wanted) in
+            [("matmul", &problem.x, 64, 40, problem.matmul()), ("matmul_transposed", &problem.dy, 40, 64, problem.matmul_transposed())]
+        {
+            let wanted: Vec<bf16> = wanted.iter().map(|sum| bf16::from_f32(sum.value as f32)).collect();
+            for skips in [1, 4, 7] {
+                let data = Buffer::beside(machine, data, &[tokens, from], skips);
+                let result = Buffer::result_beside(machine, Dtype::Bfloat16, &[tokens, to], 8 - skips);
+                let (plan, _scratch) = planned(machine, operation, grouped(32), &[&data, &trits, &scale], &[&result]);
+                let hopper = plan.hopper.expect("16 bits");
+                assert!(hopper.mapped.is_none(), "no tensor map begins there");
+                for launches in [&plan.launches, &hopper.launches] {
+                    machine.run(launches, OPTIONS[1]);
+                    assert!(result.values::<bf16>() == wanted, "{operation}, {tokens} tokens, {skips} elements from an aligned address");
+                }
+            }
+        }
     }
 }
 
@@ -181,7 +209,7 @@ fn the_order_of_the_threads_never_changes_a_bit() {
         for forward in [true, false] {
             // The second and third option differ in their order alone.
             let [one, other] = [1, 2].map(|index| {
-                let options = crate::machine::OPTIONS[index];
+                let options = OPTIONS[index];
                 let product = Case { problem: &problem, narrow: false, options }.product::<f32>(forward);
                 product.into_iter().map(f32::to_bits).collect::<Vec<_>>()
             });
@@ -199,13 +227,51 @@ fn infinities_and_the_largest_numbers_survive_the_cut_into_limbs() {
         problem.packed.fill(242);
         problem.scale.fill(1.0);
         problem.x.fill(0.0);
-        let product = |problem: &Problem<f32>| Case { problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        let product = |problem: &Problem<f32>| Case { problem, narrow: false, options: OPTIONS[0] }.product::<f32>(true);
         for value in [f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 3.4e38] {
             problem.x[7] = value;
             assert_eq!(product(&problem)[..3], [value; 3], "{tokens} tokens, groups of {group_size}");
         }
         problem.x[7] = f32::NAN;
         assert!(product(&problem)[..3].iter().all(|y| y.is_nan()), "{tokens} tokens");
+    }
+}
+
+/// Products of activations times `2^data` with scales times `2^scales`, which are exact.
+fn at_size<X: Number>(shape: Shape, forward: bool, data: i32, scales: i32) {
+    let mut problem = Problem::<X>::new(shape, Values::Dyadic);
+    let from = if forward { shape.in_dim } else { shape.out_dim };
+    // By halves, since the power of the smallest is not one of `powi`'s.
+    let times = |value: f32, power: i32| value * 2f32.powi(power / 2) * 2f32.powi(power - power / 2);
+    // The first of several tokens stays of ordinary size.
+    let first = if shape.tokens > 1 { from } else { 0 };
+    for values in [&mut problem.x, &mut problem.dy] {
+        values.iter_mut().skip(first).for_each(|x| *x = X::from_f32(times(x.to_f32(), data)));
+    }
+    problem.scale.iter_mut().for_each(|scale| *scale = times(*scale, scales));
+    let wanted = if forward { problem.matmul() } else { problem.matmul_transposed() };
+    let wanted: Vec<f32> = wanted.iter().map(|sum| sum.value as f32).collect();
+    assert!(wanted.iter().filter(|&&sum| sum != 0.0).count() > wanted.len() / 2);
+    let found = Case { problem: &problem, narrow: false, options: OPTIONS[1] }.product::<f32>(forward);
+    assert!(found == wanted, "{shape:?}, forward {forward}, 2^{data}, scales 2^{scales}: {found:?}, wanted {wanted:?}");
+}
+
+#[test]
+fn products_of_the_smallest_and_the_largest_numbers_are_exact() {
+    for (tokens, group_size) in [(1, 32), (2, 32), (1, 40), (3, 32), (9, 24), (20, 32), (20, 24)] {
+        let shape = Shape { tokens, in_dim: 100, out_dim: 9, group_size };
+        // Multiples of 2^-149, numbers around the first that was cut short, and such that their sums are finite only as they are.
+        for (data, scales) in [(-147, 30), (-147, 20), (-120, 10), (-110, 0), (60, 0), (100, 0), (100, 10)] {
+            at_size::<f32>(shape, true, data, scales);
+            if tokens > 9 {
+                at_size::<f32>(shape, false, data, scales);
+            }
+        }
+    }
+    let shape = Shape { tokens: 20, in_dim: 100, out_dim: 40, group_size: 32 };
+    for (data, scales) in [(20, -140), (10, -120), (0, 100)] {
+        at_size::<f32>(shape, false, data, scales);
+        at_size::<bf16>(shape, false, data, scales);
     }
 }
 
@@ -217,7 +283,7 @@ fn bytes_that_are_no_packed_trits_stay_harmless() {
             *byte = 243 + (index % 13) as u8;
         }
         for forward in [true, false] {
-            let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(forward);
+            let found = Case { problem: &problem, narrow: false, options: OPTIONS[0] }.product::<f32>(forward);
             assert!(found.iter().all(|value| value.abs() <= 2.0 * 1.5 * 70.0), "{tokens} tokens, forward {forward}");
         }
     }
@@ -260,7 +326,7 @@ fn bit_planes_err_by_a_part_in_2_to_the_26_of_the_largest_activation_of_each_gro
         let shape = Shape { tokens, in_dim: 300, out_dim: 40, group_size: 32 };
         let problem = extreme(shape, kind);
         let groups = problem.layout.groups();
-        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        let found = Case { problem: &problem, narrow: false, options: OPTIONS[0] }.product::<f32>(true);
         for (at, (found, wanted)) in found.iter().zip(problem.matmul()).enumerate() {
             let (token, row) = (at / shape.out_dim, at % shape.out_dim);
             let fixed_point: f64 = (0..groups)
@@ -285,7 +351,7 @@ fn a_row_whose_scales_are_not_a_number_leaves_the_others_alone() {
         let mut problem = Problem::<f32>::new(shape, Values::Dyadic);
         let wanted = problem.matmul();
         problem.scale[24..30].fill(f32::NAN);
-        let found = Case { problem: &problem, narrow: false, options: crate::machine::OPTIONS[0] }.product::<f32>(true);
+        let found = Case { problem: &problem, narrow: false, options: OPTIONS[0] }.product::<f32>(true);
         for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
             let right = if at % 9 == 4 { found.is_nan() } else { f64::from(*found) == wanted.value };
             assert!(right, "{tokens} tokens, {at}: {found}, {wanted:?}");

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use crate::common::{Problem, SHAPES, Shape, Values};
-use crate::device::{Buffer, Element, Number, call, grouped, under_every_schedule};
-use crate::machine::Machine;
+use crate::device::{Buffer, Element, Number, call, grouped, planned, under_every_schedule};
+use crate::machine::{Machine, OPTIONS};
 
 /// Shapes beyond the shared table: aligned rows, groups of several tiles, ragged ones among them.
 const MORE: &[Shape] = &[
@@ -15,6 +15,7 @@ const MORE: &[Shape] = &[
     Shape { tokens: 9, in_dim: 520, out_dim: 8, group_size: 360 },
     Shape { tokens: 600, in_dim: 104, out_dim: 24, group_size: 48 },
     Shape { tokens: 530, in_dim: 200, out_dim: 9, group_size: 200 },
+    Shape { tokens: 600, in_dim: 96, out_dim: 0, group_size: 32 },
 ];
 
 pub fn shapes() -> impl Iterator<Item = Shape> {
@@ -49,6 +50,41 @@ fn agrees<X: Number>() {
     }
 }
 
+/// Scores of gradients times powers of two, one for each output in turn: exact ones.
+fn of_sizes(shape: Shape, sizes: [i32; 4]) {
+    let (machine, Shape { tokens, in_dim, out_dim, group_size }) = (Machine::get(), shape);
+    let mut problem = Problem::<f32>::new(shape, Values::Dyadic);
+    // Whole numbers, so that no product is below float32's smallest number.
+    problem.x.iter_mut().for_each(|x| *x *= 4.0);
+    for (index, dy) in problem.dy.iter_mut().enumerate() {
+        let size = sizes[index % out_dim % 4];
+        *dy *= 2f32.powi(size / 2) * 2f32.powi(size - size / 2);
+    }
+    let groups = problem.layout.groups();
+    let wanted: Vec<f32> = problem.scores().into_iter().map(|(score, _)| score).collect();
+    let x = Buffer::of(machine, &problem.x, &[tokens, in_dim]);
+    let dy = Buffer::of(machine, &problem.dy, &[tokens, out_dim]);
+    let trits = Buffer::of(machine, &problem.packed, &[out_dim, groups, problem.layout.group_bytes()]);
+    let score = Buffer::result(machine, f32::DTYPE, &[out_dim, groups]);
+    let votes = Buffer::result(machine, f32::DTYPE, &[]);
+    call(machine, "correlate", grouped(group_size), &[&x, &dy, &trits], &[&score, &votes], OPTIONS[1]);
+    assert_eq!(score.values::<f32>(), wanted, "{shape:?}, 2^{sizes:?}");
+}
+
+#[test]
+fn the_smallest_and_the_largest_numbers_have_their_sign_beside_others_in_the_same_tile() {
+    for shape in [
+        Shape { tokens: 1, in_dim: 8, out_dim: 4, group_size: 4 },
+        Shape { tokens: 40, in_dim: 100, out_dim: 19, group_size: 32 },
+        Shape { tokens: 600, in_dim: 104, out_dim: 24, group_size: 48 },
+        Shape { tokens: 9, in_dim: 520, out_dim: 8, group_size: 360 },
+    ] {
+        of_sizes(shape, [-147, 0, -125, 10]);
+        // Raised, these are not finite.
+        of_sizes(shape, [100, 0, -90, 50]);
+    }
+}
+
 #[test]
 fn float32_scores_err_only_where_float32_cannot_decide_a_sign() {
     agrees::<f32>();
@@ -62,6 +98,27 @@ fn bfloat16_scores_err_only_where_float32_cannot_decide_a_sign() {
 #[test]
 fn float16_scores_err_only_where_float32_cannot_decide_a_sign() {
     agrees::<f16>();
+}
+
+#[test]
+fn operands_that_lie_anywhere_have_the_same_scores() {
+    let shape = Shape { tokens: 70, in_dim: 64, out_dim: 136, group_size: 32 };
+    let (machine, problem) = (Machine::get(), Problem::<bf16>::new(shape, Values::Dyadic));
+    let wanted: Vec<f32> = problem.scores().into_iter().map(|(score, _)| score).collect();
+    for (x_skips, dy_skips) in [(1, 0), (0, 3), (5, 4)] {
+        let x = Buffer::beside(machine, &problem.x, &[70, 64], x_skips);
+        let dy = Buffer::beside(machine, &problem.dy, &[70, 136], dy_skips);
+        let trits = Buffer::beside(machine, &problem.packed, &[136, 2, 7], 3);
+        let score = Buffer::result_beside(machine, f32::DTYPE, &[136, 2], 1);
+        let votes = Buffer::result(machine, f32::DTYPE, &[]);
+        let (plan, _scratch) = planned(machine, "correlate", grouped(32), &[&x, &dy, &trits], &[&score, &votes]);
+        let hopper = plan.hopper.expect("16 bits");
+        assert!(hopper.mapped.is_none(), "no tensor map begins there");
+        for launches in [&plan.launches, &hopper.launches] {
+            machine.run(launches, OPTIONS[1]);
+            assert_eq!(score.values::<f32>(), wanted, "{x_skips} and {dy_skips} elements from an aligned address");
+        }
+    }
 }
 
 #[test]

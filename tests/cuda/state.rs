@@ -124,6 +124,9 @@ fn trits_survive_packing_and_weights_are_scale_times_trit() {
             let narrow_scale = Buffer::of(machine, &narrow, &[out_dim, groups]);
             let of_narrow = |at: usize| narrow[at / in_dim * groups + at % in_dim / group_size].to_f32() * f32::from(problem.trits[at]);
             let narrow: Vec<f32> = (0..out_dim * in_dim).map(of_narrow).collect();
+            let shifted = Buffer::result_beside(machine, f32::DTYPE, &[out_dim, in_dim], 1);
+            call(machine, "dequantize", grouped(group_size), &[&packed, &scale], &[&shifted], options);
+            assert_eq!(shifted.values::<f32>(), wanted, "{shape:?}, a result at no multiple of 16 bytes");
             for (scale, wanted) in [(&scale, &wanted), (&narrow_scale, &narrow)] {
                 let weights = [f32::DTYPE, bf16::DTYPE, f16::DTYPE].map(|dtype| Buffer::result(machine, dtype, &[out_dim, in_dim]));
                 for weights in &weights {

@@ -1,8 +1,11 @@
 """Lowering for NVIDIA GPUs on a machine that may have none: what is exported, what falls back, and why."""
 
+import ctypes
 import functools
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -379,16 +382,94 @@ print(*[str(w.message) for w in caught if "ternax" in str(w.message)], sep="\\n"
     assert re.search(r"libnvrtc was not found; install nvidia-cuda-nvrtc.*missing\.so.*plain jax\.numpy", messages[0])
 
 
-def test_a_cuda_call_that_runs_where_there_is_no_driver_is_an_error_not_an_abort():
-    """The handlers under a name of the CPU's, where XLA has no stream to give."""
-    import ctypes
+STUBS = pathlib.Path(__file__).parents[1] / "cuda" / "stubs"
+# Codes of XLA_FFI_Error_Code.
+DONE, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL = 0, 3, 8, 13
 
-    stages = _library.functions()["CUDA", "ternax_pack"]
-    handlers = {stage: jax.ffi.pycapsule(ctypes.CFUNCTYPE(None)(address)) for stage, address in stages.items()}
-    jax.ffi.register_ffi_target("ternax_test_pack_without_driver", handlers, platform="cpu")
-    call = jax.ffi.ffi_call("ternax_test_pack_without_driver", of((OUT, GROUPS, BYTES), jnp.uint8))
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        jax.jit(lambda x: call(x, group_size=np.int64(GROUP)))(jnp.zeros((OUT, IN), jnp.int8)).block_until_ready()
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    """Builds what stands in for a library of CUDA's, or for XLA."""
+    folder = tmp_path_factory.mktemp("stubs")
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C++ compiler on Linux")
+
+    def build(source, name, *options):
+        library = folder / name
+        flags = ["-std=c++17", "-O1", "-fPIC", "-shared", f"-Wl,-soname,{name}", f"-isystem{jax.ffi.include_dir()}"]
+        subprocess.run([compiler, *flags, *options, str(STUBS / source), "-o", str(library)], check=True)
+        return str(library)
+
+    return build
+
+
+def handler_calls(stub, folder, code, driver=None):
+    """What ``code`` prints, which calls the handlers of ``pack`` in a process with a driver's stand-in."""
+    before = f"""
+import ctypes, sys
+driver = {driver!r} and ctypes.CDLL({driver!r}, ctypes.RTLD_GLOBAL)
+from ternax import _library
+stages = _library.functions()["CUDA", "ternax_pack"]
+frame = ctypes.CDLL({stub("frame.cc", "frame.so")!r}).frame_call
+def call(stage, group_size={GROUP}):
+    message = ctypes.create_string_buffer(2048)
+    arguments = ctypes.c_void_p(stages[stage]), {{"initialize": 2, "execute": 3}}[stage], ctypes.c_int64(group_size)
+    print(frame(*arguments, message, ctypes.c_size_t(2048)), message.value.decode())
+"""
+    named = {"TERNAX_NVRTC": stub("nvrtc.cc", "named.so"), "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run([sys.executable, "-c", before + code], check=False, capture_output=True, text=True, env=os.environ | named)
+    assert result.returncode == 0, result.stderr
+    found = [line.partition(" ") for line in result.stdout.splitlines()]
+    return [(int(answer), message) for answer, _, message in found]
+
+
+def test_a_cuda_call_that_runs_where_there_is_no_driver_is_an_error_not_an_abort(stub, tmp_path):
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pass
+    else:
+        pytest.skip("this machine has a driver")
+    for code, message in handler_calls(stub, tmp_path, "call('initialize'); call('execute')"):
+        assert code == INTERNAL
+        assert "no CUDA driver was found" in message
+
+
+def test_every_failure_of_a_cuda_call_has_its_code_and_the_process_lives(stub, tmp_path):
+    calls = """
+driver.stub_reset(13000, 9, 0, 132)
+call("execute")
+call("initialize")
+call("execute")
+call("initialize", 0)
+driver.stub_fail(b"launch", 2)
+call("execute")
+driver.stub_fail(b"launch", 719)
+call("execute")
+call("execute")
+"""
+    (early, ready, done, wrong, full, failed, again) = handler_calls(stub, tmp_path, calls, stub("driver.cc", "libcuda.so"))
+    assert early[0] == INTERNAL
+    assert "not initialised" in early[1]
+    assert ready == done == again == (DONE, "")
+    assert wrong[0] == INVALID_ARGUMENT
+    assert "group_size must be at least 1" in wrong[1]
+    assert full[0] == RESOURCE_EXHAUSTED
+    assert "out of memory" in full[1]
+    assert failed[0] == INTERNAL
+    assert "fails to launch Pack" in failed[1]
+
+
+def test_a_panic_in_a_cuda_call_is_an_internal_error(stub, tmp_path):
+    """A driver without one of its functions is a panic where that is looked up."""
+    driver = stub("driver.cc", "libcuda.so", "-DcuLaunchKernel=cuLaunchNothing")
+    calls = "driver.stub_reset(13000, 9, 0, 132); call('initialize'); call('execute'); call('execute')"
+    ready, *panics = handler_calls(stub, tmp_path, calls, driver)
+    assert ready == (DONE, "")
+    for code, message in panics:
+        assert code == INTERNAL
+        assert "internal error in a ternax kernel" in message
 
 
 def test_importing_ternax_looks_up_nothing_of_cuda():
