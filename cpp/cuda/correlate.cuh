@@ -61,7 +61,7 @@ struct Correlate {
         inputs.Fetch({token, input0, left, width}, at + Tile::kBytes);
       };
       if (width > 0) {
-        RaisedSums<kRaised<X>, 2>(sums, [&](int exponent) {
+        RaisedSums<kRaised<X>, 2, false>(sums, [&](int exponent) {
           rows.factor = inputs.factor = TwoTo(exponent);
           Pipeline<kStages>(
               steps, kStage,

@@ -101,7 +101,7 @@ struct MatmulMany {
     };
     const auto step = [&](int s, const Step& next) { return kGroup ? Step(layout, first + s) : next; };
     float sums[4][4][4] = {};
-    RaisedSums<kRaised<X>, 1>(sums, [&](int exponent) {
+    RaisedSums<kRaised<X>, 1, false>(sums, [&](int exponent) {
       loader.factor = TwoTo(exponent);
       // The steps whose copies start next, and whose bytes are decoded next: where the length of a group is not known,
       // it is not divided by in every step.

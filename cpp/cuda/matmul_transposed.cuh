@@ -132,32 +132,33 @@ struct MatmulTransposed {
       SyncBlock();
     }
     float sums[4][4][4] = {};
-    RaisedSums<kHalf ? 0 : Max(kRaised<X>, kRaised<S>), (kRaised<X> > 0) + (kRaised<S> > 0)>(sums, [&](int raised) {
-      loader.factor = TwoTo(raised);
-      if constexpr (!kHalf) decoder.factor = TwoTo(raised);
-      Pipeline<kStages>(
-          steps, kStage,
-          [&](int s, uint32_t at) {
-            if constexpr (kAsync) loader.Fetch(window(s), at);
-          },
-          [&](int s) {
-            if constexpr (!kAsync) loader.Fetch(window(s), 0u);
-            decoder.Fetch(int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
-          },
-          [&](int, uint32_t at) {
-            loader.Land(at);
-            decoder.Land(at);
-          },
-          [&](int, uint32_t at) {
-            if constexpr (Product::kPromoted) {
-              float d[4][4][4] = {};
-              Product::Add(d, at, at + A::kBytes);
-              AddTile(sums, d);
-            } else {
-              Product::Add(sums, at, at + A::kBytes);
-            }
-          });
-    });
+    RaisedSums<kHalf ? 0 : Max(kRaised<X>, kRaised<S>), (kRaised<X> > 0) + (kRaised<S> > 0), (kBytes > 32)>(
+        sums, [&](int raised) {
+          loader.factor = TwoTo(raised);
+          if constexpr (!kHalf) decoder.factor = TwoTo(raised);
+          Pipeline<kStages>(
+              steps, kStage,
+              [&](int s, uint32_t at) {
+                if constexpr (kAsync) loader.Fetch(window(s), at);
+              },
+              [&](int s) {
+                if constexpr (!kAsync) loader.Fetch(window(s), 0u);
+                decoder.Fetch(int64_t(first + s) * kK + int(threadIdx.x) / kPerRow, call.out_dim);
+              },
+              [&](int, uint32_t at) {
+                loader.Land(at);
+                decoder.Land(at);
+              },
+              [&](int, uint32_t at) {
+                if constexpr (Product::kPromoted) {
+                  float d[4][4][4] = {};
+                  Product::Add(d, at, at + A::kBytes);
+                  AddTile(sums, d);
+                } else {
+                  Product::Add(sums, at, at + A::kBytes);
+                }
+              });
+        });
     if constexpr (kHalf) {
       const float back = BitsFloat(uint32_t(127 - exponent) << 23);
 #pragma unroll

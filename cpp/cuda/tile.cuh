@@ -188,25 +188,39 @@ DEVICE void Pipeline(int steps, uint32_t stage_bytes, Async async, Fetch fetch, 
   SyncBlock();
 }
 
+// Takes 2^(kOperands kExponent) from sums; whether all of the block are finite. Else they are zero.
+template <int kExponent, int kOperands>
+DEVICE bool TakeBack(float (&sums)[4][4][4]) {
+  const float back = TwoTo(-kOperands * kExponent);
+  bool finite = true;
+#pragma unroll
+  for (int i = 0; i < 64; i++) {
+    float& value = sums[i / 16][i / 4 % 4][i % 4];
+    finite = finite && IsFinite(value);
+    value = MultiplyRounded(value, back);
+  }
+  if (!AnyOfBlock<kTileThreads / 32>(!finite)) return true;
+#pragma unroll
+  for (int i = 0; i < 64; i++) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+  return false;
+}
+
 // Runs `sum(exponent)`, which adds to `sums` the products of operands, kOperands of which it raises by 2^exponent, and
-// takes that power from the sums. Where these are not finite it runs again, with nothing raised.
-template <int kExponent, int kOperands, typename Sum>
+// takes that power from the sums. Where these are not finite it runs again, with nothing raised: as code of its own
+// with kApart, which takes fewer registers in some kernels and more in others.
+template <int kExponent, int kOperands, bool kApart, typename Sum>
 DEVICE void RaisedSums(float (&sums)[4][4][4], Sum sum) {
+  if constexpr (kExponent == 0) {
+    sum(0);
+  } else if constexpr (kApart) {
+    sum(kExponent);
+    if (!TakeBack<kExponent, kOperands>(sums)) sum(0);
+  } else {
 #pragma unroll 1
-  for (int exponent = kExponent;; exponent = 0) {
-    sum(exponent);
-    if (exponent == 0) return;
-    const float back = TwoTo(-kOperands * kExponent);
-    bool finite = true;
-#pragma unroll
-    for (int i = 0; i < 64; i++) {
-      float& value = sums[i / 16][i / 4 % 4][i % 4];
-      finite = finite && IsFinite(value);
-      value = MultiplyRounded(value, back);
+    for (int exponent = kExponent;; exponent = 0) {
+      sum(exponent);
+      if (exponent == 0 || TakeBack<kExponent, kOperands>(sums)) return;
     }
-    if (!AnyOfBlock<kTileThreads / 32>(!finite)) return;
-#pragma unroll
-    for (int i = 0; i < 64; i++) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
   }
 }
 
