@@ -132,9 +132,10 @@ fn the_dense_matrix_is_scale_times_trit() {
 #[test]
 fn no_operation_on_the_state_reads_or_writes_past_an_operand() {
     let mut random = Random::new(3);
-    for (length, at_start, tier) in LENGTHS.into_iter().flat_map(|length| {
-        [false, true].into_iter().flat_map(move |side| Tier::available().into_iter().map(move |tier| (length, side, tier)))
-    }) {
+    for (length, at_start, tier) in LENGTHS
+        .into_iter()
+        .flat_map(|length| [false, true].into_iter().flat_map(move |side| Tier::available().map(move |tier| (length, side, tier))))
+    {
         let exponent: Vec<i8> = (0..length).map(|_| random.integer(-60, 60) as i8).collect();
         let corr: Vec<i64> = (0..length).map(|_| random.integer(-40, 40)).collect();
         let limbs: Vec<i32> = corr.iter().flat_map(|&c| split_limbs(c)).collect();
