@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use crate::cpu::isa::backward::{Fill, STEP_STRIDE, Word};
-use crate::cpu::isa::prefetch;
+use crate::cpu::isa::prefetch_later;
 
-/// Words of tokens that are copied into a left operand together: its panels lie in more pages than a processor remembers.
+/// Words of tokens that are copied together: panels lie in more pages than a processor remembers.
 const LINES: usize = 4;
-/// Words of tokens that are fetched ahead while one is packed.
-const AHEAD: usize = 4;
+/// Words of tokens that are fetched ahead while some are packed.
+const AHEAD: usize = 16;
 
 /// Activations `[tokens, dim]` that are packed into operands.
 #[derive(Clone, Copy)]
@@ -41,12 +41,11 @@ impl<A> Source<'_, A> {
     where
         A: Fill<W>,
     {
-        let mut line = vec![W::default(); columns.len().next_multiple_of(WIDTH)];
-        for (step, word) in words.enumerate() {
-            self.fill_line(word, columns, &mut line);
-            for (panel, words) in line.as_chunks::<WIDTH>().0.iter().enumerate() {
-                right[panel * stride + step * WIDTH..][..WIDTH].copy_from_slice(words);
-            }
+        let panels = columns.len().div_ceil(WIDTH);
+        for first in words.clone().step_by(LINES) {
+            let lines = self.lines::<W>(first..words.end, columns.start);
+            let right = right[(first - words.start) * WIDTH..].chunks_mut(stride).take(panels);
+            lines.copy::<W, WIDTH>((0..).step_by(WIDTH).zip(right), self.dim);
         }
     }
 
@@ -56,33 +55,63 @@ impl<A> Source<'_, A> {
     where
         A: Fill<W>,
     {
-        let length = columns.len() + STEP_STRIDE;
-        let mut lines = vec![W::default(); LINES * length];
         for first in words.clone().step_by(LINES) {
-            let count = LINES.min(words.end - first);
-            for (word, line) in (first..).zip(lines.chunks_exact_mut(length)).take(count) {
-                self.fill_line(word, columns, line);
-            }
-            for (range, left) in panels.iter().zip(left.chunks_mut(stride)) {
-                let left = &mut left[(first - words.start) * STEP_STRIDE..][..count * STEP_STRIDE];
-                for (words, line) in left.as_chunks_mut::<STEP_STRIDE>().0.iter_mut().zip(lines.chunks_exact(length)) {
-                    words.copy_from_slice(&line[range.start..][..STEP_STRIDE]);
-                }
-            }
+            let lines = self.lines::<W>(first..words.end, columns.start);
+            let left = left[(first - words.start) * STEP_STRIDE..].chunks_mut(stride);
+            lines.copy::<W, STEP_STRIDE>(panels.iter().map(|range| range.start).zip(left), self.dim);
         }
     }
 
-    /// Some columns of a word of tokens in one run, and those of a later one fetched.
+    /// The first [`LINES`] of some words of tokens from a column on.
     #[inline(always)]
-    fn fill_line<W: Word>(&self, word: usize, columns: &Range<usize>, line: &mut [W])
+    fn lines<W: Word>(&self, words: Range<usize>, column: usize) -> Lines<'_, A> {
+        let row = |token: usize| (token < self.tokens).then(|| &self.values[token * self.dim..][column..self.dim]);
+        let word = |word: usize| [0, 1].map(|half| if half < W::DEPTH { row(word * W::DEPTH + half) } else { None });
+        Lines { count: words.len().min(LINES), rows: std::array::from_fn(|line| word(words.start + line)) }
+    }
+}
+
+/// Some words of tokens from a column on.
+struct Lines<'a, A> {
+    count: usize,
+    /// The rows of each word.
+    rows: [[Option<&'a [A]>; 2]; LINES],
+}
+
+impl<A> Lines<'_, A> {
+    /// Copies `WIDTH` columns into each panel, from the column that comes with it on.
+    #[inline(always)]
+    fn copy<'b, W: Word, const WIDTH: usize>(&self, panels: impl Iterator<Item = (usize, &'b mut [W])>, dim: usize)
     where
         A: Fill<W>,
     {
-        let rows = |word: usize| {
-            [word * W::DEPTH, word * W::DEPTH + 1]
-                .map(|token| (token < self.tokens).then(|| &self.values[token * self.dim..][columns.clone()]))
-        };
-        rows(word + AHEAD)[..W::DEPTH].iter().flatten().for_each(|row| prefetch(row));
-        A::fill_across(rows(word), &mut line[..columns.len()]);
+        // The rows of words without gaps; where words have one row, it stands for both.
+        let mut rows = [[&[][..]; 2]; LINES];
+        let mut complete = self.count == LINES;
+        for (rows, line) in rows.iter_mut().zip(&self.rows) {
+            *rows = [line[0].unwrap_or_default(), line[W::DEPTH - 1].unwrap_or_default()];
+            complete &= line[W::DEPTH - 1].is_some();
+        }
+        let rest = rows[0][0].len();
+        for (column, panel) in panels {
+            if complete && column + WIDTH <= rest {
+                for (rows, to) in rows.iter().zip(&mut panel.as_chunks_mut::<WIDTH>().0[..LINES]) {
+                    let pieces = rows.map(|row| row[column..].first_chunk::<WIDTH>().expect("a row with these columns"));
+                    for piece in &pieces[..W::DEPTH] {
+                        prefetch_later(piece, AHEAD * W::DEPTH * dim);
+                    }
+                    // In registers first: nothing says that operands do not overlap.
+                    let mut words = [W::default(); WIDTH];
+                    A::fill_across(pieces.map(|piece| Some(piece.as_slice())), &mut words);
+                    *to = words;
+                }
+            } else {
+                for (rows, to) in self.rows[..self.count].iter().zip(panel.as_chunks_mut::<WIDTH>().0) {
+                    let rows = rows.map(|row| row.map(|row| &row[column.min(row.len())..row.len().min(column + WIDTH)]));
+                    let len = rows[0].map_or(0, |row| row.len());
+                    A::fill_across(rows, &mut to[..len]);
+                }
+            }
+        }
     }
 }

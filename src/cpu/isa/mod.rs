@@ -17,7 +17,7 @@ mod words;
 
 use std::sync::OnceLock;
 
-pub use prefetch::{prefetch, prefetch_bytes, prefetch_scales};
+pub use prefetch::{prefetch, prefetch_bytes, prefetch_later, prefetch_scales};
 pub use strided::copy_column;
 pub use vectorise::{Loop, vectorise};
 pub use words::Plain;

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::trits::{GroupLayout, TernaryMatrix};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Asks for a cache line.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
@@ -26,14 +29,44 @@ fn prefetch_line(at: *const u8) {
 #[inline(always)]
 fn prefetch_line(_: *const u8) {}
 
+/// Asks the second cache for a line.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_second(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: a prefetch has no effect but on caches.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
+/// Asks the second cache for a line.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn prefetch_second(at: *const u8) {
+    // SAFETY: a prefetch has no effect but on caches.
+    unsafe { std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
+/// Nothing: as above.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn prefetch_second(_: *const u8) {}
+
 /// Asks for the cache lines of `values`.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
-    const LINE: usize = 64;
     let first = values.as_ptr().cast::<u8>();
     // From the start of the first line on: a run that is no multiple of lines long may touch one line more.
     for offset in (0..first as usize % LINE + size_of_val(values)).step_by(LINE) {
         prefetch_line(first.wrapping_add(offset));
+    }
+}
+
+/// Asks the second cache for what lies so many values after these, if anything does.
+#[inline(always)]
+pub fn prefetch_later<T, const COUNT: usize>(values: &[T; COUNT], distance: usize) {
+    let first = values.as_ptr().wrapping_add(distance).cast::<u8>();
+    for offset in (0..size_of::<[T; COUNT]>()).step_by(LINE) {
+        prefetch_second(first.wrapping_add(offset));
     }
 }
 
