@@ -7,8 +7,11 @@ use crate::cpu::isa::prefetch_later;
 
 /// Words of tokens that are copied together: panels lie in more pages than a processor remembers.
 const LINES: usize = 4;
-/// Words of tokens that are fetched ahead while some are packed.
-const AHEAD: usize = 16;
+/// Words of tokens by which those are ahead that are fetched while some are packed: short rows into the first cache, long ones, which
+/// would drive each other out of it where rows lie powers of two apart, into the second.
+const AHEAD: [usize; 2] = [4, 16];
+/// Most bytes of a short row.
+const SHORT: usize = 1 << 10;
 
 /// Activations `[tokens, dim]` that are packed into operands.
 #[derive(Clone, Copy)]
@@ -43,9 +46,9 @@ impl<A> Source<'_, A> {
     {
         let panels = columns.len().div_ceil(WIDTH);
         for first in words.clone().step_by(LINES) {
-            let lines = self.lines::<W>(first..words.end, columns.start);
+            let lines = self.lines::<W>(first..words.end, columns);
             let right = right[(first - words.start) * WIDTH..].chunks_mut(stride).take(panels);
-            lines.copy::<W, WIDTH>((0..).step_by(WIDTH).zip(right), self.dim);
+            lines.copy::<W, WIDTH>((0..).step_by(WIDTH).zip(right));
         }
     }
 
@@ -56,18 +59,22 @@ impl<A> Source<'_, A> {
         A: Fill<W>,
     {
         for first in words.clone().step_by(LINES) {
-            let lines = self.lines::<W>(first..words.end, columns.start);
+            let lines = self.lines::<W>(first..words.end, columns);
             let left = left[(first - words.start) * STEP_STRIDE..].chunks_mut(stride);
-            lines.copy::<W, STEP_STRIDE>(panels.iter().map(|range| range.start).zip(left), self.dim);
+            lines.copy::<W, STEP_STRIDE>(panels.iter().map(|range| range.start).zip(left));
         }
     }
 
-    /// The first [`LINES`] of some words of tokens from a column on.
+    /// The first [`LINES`] of some words of tokens from the first of some columns on.
     #[inline(always)]
-    fn lines<W: Word>(&self, words: Range<usize>, column: usize) -> Lines<'_, A> {
-        let row = |token: usize| (token < self.tokens).then(|| &self.values[token * self.dim..][column..self.dim]);
+    fn lines<W: Word>(&self, words: Range<usize>, columns: &Range<usize>) -> Lines<'_, A> {
+        let row = |token: usize| (token < self.tokens).then(|| &self.values[token * self.dim..][columns.start..self.dim]);
         let word = |word: usize| [0, 1].map(|half| if half < W::DEPTH { row(word * W::DEPTH + half) } else { None });
-        Lines { count: words.len().min(LINES), rows: std::array::from_fn(|line| word(words.start + line)) }
+        let short = columns.len() * size_of::<A>() <= SHORT;
+        let ahead = AHEAD[usize::from(!short)];
+        // Not past the last word: to look for pages that are not there takes as long as to read them.
+        let later = if words.len() >= ahead + LINES { ahead * W::DEPTH * self.dim } else { 0 };
+        Lines { count: words.len().min(LINES), rows: std::array::from_fn(|line| word(words.start + line)), short, later }
     }
 }
 
@@ -76,12 +83,16 @@ struct Lines<'a, A> {
     count: usize,
     /// The rows of each word.
     rows: [[Option<&'a [A]>; 2]; LINES],
+    /// Whether these are short rows.
+    short: bool,
+    /// How many values later those begin that are to be fetched meanwhile.
+    later: usize,
 }
 
 impl<A> Lines<'_, A> {
     /// Copies `WIDTH` columns into each panel, from the column that comes with it on.
     #[inline(always)]
-    fn copy<'b, W: Word, const WIDTH: usize>(&self, panels: impl Iterator<Item = (usize, &'b mut [W])>, dim: usize)
+    fn copy<'b, W: Word, const WIDTH: usize>(&self, panels: impl Iterator<Item = (usize, &'b mut [W])>)
     where
         A: Fill<W>,
     {
@@ -98,7 +109,7 @@ impl<A> Lines<'_, A> {
                 for (rows, to) in rows.iter().zip(&mut panel.as_chunks_mut::<WIDTH>().0[..LINES]) {
                     let pieces = rows.map(|row| row[column..].first_chunk::<WIDTH>().expect("a row with these columns"));
                     for piece in &pieces[..W::DEPTH] {
-                        prefetch_later(piece, AHEAD * W::DEPTH * dim);
+                        prefetch_later(piece, self.later, self.short);
                     }
                     // In registers first: nothing says that operands do not overlap.
                     let mut words = [W::default(); WIDTH];

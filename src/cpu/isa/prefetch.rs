@@ -61,12 +61,13 @@ pub fn prefetch<T>(values: &[T]) {
     }
 }
 
-/// Asks the second cache for what lies so many values after these, if anything does.
+/// Asks for what lies so many values after these, if anything does: the second cache, or the first one where it is `near`.
 #[inline(always)]
-pub fn prefetch_later<T, const COUNT: usize>(values: &[T; COUNT], distance: usize) {
+pub fn prefetch_later<T, const COUNT: usize>(values: &[T; COUNT], distance: usize, near: bool) {
     let first = values.as_ptr().wrapping_add(distance).cast::<u8>();
     for offset in (0..size_of::<[T; COUNT]>()).step_by(LINE) {
-        prefetch_second(first.wrapping_add(offset));
+        let line = first.wrapping_add(offset);
+        if near { prefetch_line(line) } else { prefetch_second(line) }
     }
 }
 
