@@ -15,8 +15,6 @@ namespace {
 
 XLA_FFI_Error* Create(XLA_FFI_Error_Create_Args* args) { return new XLA_FFI_Error{args->errc, args->message}; }
 
-void Message(XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); }
-
 void Destroy(XLA_FFI_Error_Destroy_Args* args) { delete args->error; }
 
 // The stream of context 12 in driver.cc.
@@ -33,7 +31,6 @@ extern "C" int frame_call(XLA_FFI_Handler* handler, int stage, int64_t group_siz
   api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
   api.api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
   api.XLA_FFI_Error_Create = Create;
-  api.XLA_FFI_Error_GetMessage = Message;
   api.XLA_FFI_Error_Destroy = Destroy;
   api.XLA_FFI_Stream_Get = Stream;
   int64_t dense[2] = {40, 96}, packed[3] = {40, 3, 7};
