@@ -166,9 +166,8 @@ def peak_memory() -> tuple[int, int]:
 def memory_of_step(threads: int) -> tuple[Target, str]:
     """What a step may add to this process over what it adds, and both in words."""
     command = [sys.executable, __file__, "--memory", "--threads", str(threads)]
-    free = lambda: os.sched_setaffinity(0, PROCESSORS)
-    confined = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=free)
-    grown, kept = map(int, confined.stdout.split())
+    os.sched_setaffinity(0, PROCESSORS)  # the other process confines itself
+    grown, kept = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     allowed = kept + threads * 4 * 2**20
     text = f"{threads} threads: a step at {layer.MEMORY_SHAPE} added {grown / 2**20:.1f} MiB at the worst, of {allowed / 2**20:.1f} MiB"
     row = Target(f"memory of a step, {threads} threads", "y + dx + scores + 4 MiB each", allowed / grown, 1.0, None)

@@ -120,7 +120,7 @@ impl Ways {
             8 => (NONE, 5, 2),
             16 => (NONE, 8, 4),
             5 | 9 | 10 | 20 | 40 => (NONE, 11, 7),
-            _ => (NONE, 9, 6),
+            _ => (NONE, 8, 6),
         };
         Self { dense, lookup, rest }
     }
