@@ -10,8 +10,9 @@ import pytest
 import oracle
 import ternax as tx
 
-# Not every machine has them: one with a GPU may reach no registry.
-optax = pytest.importorskip("optax")
+# `make test` installs all frameworks; a machine with a GPU, on which `make gpu-check` runs this, may reach no registry.
+NEEDED = "not installed here: `make test` installs it, `make gpu-check` takes the Python as it is"
+optax = pytest.importorskip("optax", reason=f"optax is {NEEDED}")
 
 OUT, IN = 8, 64
 
@@ -88,7 +89,7 @@ def test_norms_of_gradient_trees_work(x, dy, random):
 
 
 def test_equinox_vmaps_the_model_and_scores_the_whole_batch(x, dy, random):
-    eqx = pytest.importorskip("equinox")
+    eqx = pytest.importorskip("equinox", reason=f"equinox is {NEEDED}")
 
     class Model(eqx.Module):
         layer: tx.TernaryWeight
@@ -113,8 +114,8 @@ def test_equinox_vmaps_the_model_and_scores_the_whole_batch(x, dy, random):
 
 
 def test_flax_linen_holds_a_weight_as_one_parameter(x, dy):
-    nn = pytest.importorskip("flax.linen")
-    TrainState = pytest.importorskip("flax.training.train_state").TrainState
+    nn = pytest.importorskip("flax.linen", reason=f"flax is {NEEDED}")
+    TrainState = pytest.importorskip("flax.training.train_state", reason=f"flax is {NEEDED}").TrainState
 
     class Model(nn.Module):
         @nn.compact
@@ -134,7 +135,7 @@ def test_flax_linen_holds_a_weight_as_one_parameter(x, dy):
 
 
 def test_flax_nnx_trains_a_weight_next_to_dense_parameters(x, dy):
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = pytest.importorskip("flax.nnx", reason=f"flax is {NEEDED}")
 
     class Ternary(nnx.Variable):
         """A whole TernaryWeight."""
